@@ -1,0 +1,189 @@
+"""The one reader of the environment and of `configs/`.
+
+A setting is looked up as: keyword of the call > `s3dlio.configure(...)` > `S3DLIO_<NAME>` > the file in `S3DLIO_CONFIG` >
+`configs/default.toml`. The result is one frozen `Settings`; whoever holds one sees no later change. A wrong value or an unknown name
+in a file or in `configure` raises; an unknown `S3DLIO_*` variable warns, since another program may own it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+import tomllib
+import warnings
+from typing import Any
+
+import msgspec
+
+import s3dlio.configs
+
+from .errors import ConfigurationError
+
+_PREFIX = "S3DLIO_"
+_OWN_VARIABLES = frozenset({"S3DLIO_CONFIG"})
+_UNITS = {"": 1, "b": 1} | {
+    f"{letter}{suffix}": base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for suffix, base in (("", 1000), ("b", 1000), ("i", 1024), ("ib", 1024))
+}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings, resolved. Meaning, unit and default of each stand in `configs/default.toml`."""
+
+    memory_bytes: int
+    """0 stands for "auto"."""
+    poison_freed: bool
+    procs: int
+    jobs: int
+    worker_restarts_per_minute: int
+    worker_silence_s: float
+    worker_start_s: float
+    part_bytes: int
+    split_above_bytes: int
+    connect_timeout_s: float
+    first_byte_timeout_s: float
+    silence_timeout_s: float
+    deadline_s: float
+    max_attempts: int
+    backoff_initial_s: float
+    backoff_max_s: float
+    retry_after_max_s: float
+    idle_connection_s: float
+
+
+_NAMES = Settings.__struct_fields__
+_MINIMUM = {"memory_bytes": 0, "procs": 0, "jobs": 1, "max_attempts": 1, "part_bytes": 65536, "split_above_bytes": 65536}
+_lock = threading.Lock()
+_configured: dict[str, Any] = {}
+_current: Settings | None = None
+
+
+def settings(**overrides: Any) -> Settings:
+    """Returns the settings in force, with the `overrides` that are not None put on top.
+
+    Raises:
+        ConfigurationError: A value has the wrong type or makes no sense, or a name is unknown.
+    """
+    global _current
+    with _lock:
+        if _current is None:
+            _current = _resolve(_layers())
+        found = _current
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if not given:
+        return found
+    return _resolve([("argument", msgspec.structs.asdict(found)), ("argument", given)])
+
+
+def configure(**values: Any) -> None:
+    """Sets process-wide settings, above the environment and below the keywords of a call. None takes a setting back.
+
+    What is already running (a pool, an open store) keeps the settings it began with.
+
+    Raises:
+        ConfigurationError: Unknown name, or a value of the wrong type.
+    """
+    global _configured, _current
+    with _lock:
+        merged = {name: value for name, value in {**_configured, **values}.items() if value is not None}
+        _current = _resolve([*_layers()[:-1], ("configure", {name: None for name in values}), ("configure", merged)])
+        _configured = merged
+
+
+def parse_size(text: int | str) -> int:
+    """Returns a number of bytes: 4096, "4096", "64KiB", "1.5GB".
+
+    Raises:
+        ConfigurationError: Not a size.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        if text >= 0:
+            return text
+    elif isinstance(text, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+        unit = _UNITS.get(match[2].lower()) if match else None
+        if match and unit:
+            return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    raise ConfigurationError(f"{text!r} is not a size; write a number of bytes, or text as 256MiB")
+
+
+def child_environment() -> dict[str, str]:
+    """Returns the environment for a worker process: what Python and the C library need, and nothing that holds a credential.
+
+    A worker gets its settings and its stores' credentials by message, so neither stands in `/proc/<pid>/environ` of a child.
+    """
+    keep = ("PATH", "LANG", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV")
+    return {k: v for k, v in os.environ.items() if k in keep or k.startswith(("LC_", "PYTHON", "MALLOC_"))}
+
+
+def _layers() -> list[tuple[str, dict[str, Any]]]:
+    folder = os.path.dirname(s3dlio.configs.__file__)
+    layers = [("configs/default.toml", _read_toml(os.path.join(folder, "default.toml")))]
+    if path := os.environ.get("S3DLIO_CONFIG"):
+        layers.append((path, _read_toml(path)))
+    layers.append(("environment", _from_environment()))
+    layers.append(("configure", _configured))
+    return layers
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"the settings file cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+
+
+def _from_environment() -> dict[str, str]:
+    found = {}
+    for variable, value in os.environ.items():
+        if not variable.startswith(_PREFIX) or variable in _OWN_VARIABLES:
+            continue
+        name = variable[len(_PREFIX) :].lower()
+        if name in _NAMES:
+            found[name] = value
+        else:
+            warnings.warn(f"{variable} is no setting of s3dlio{_suggest(name)}", stacklevel=4)
+    return found
+
+
+def _suggest(name: str) -> str:
+    close = difflib.get_close_matches(name, _NAMES, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _resolve(layers: list[tuple[str, dict[str, Any]]]) -> Settings:
+    merged: dict[str, Any] = {}
+    for source, values in layers:
+        for name, value in values.items():
+            if name not in _NAMES:
+                raise ConfigurationError(f"{source}: {name!r} is no setting of s3dlio{_suggest(name)}")
+            if value is not None:
+                merged[name] = _convert(source, name, value)
+    return msgspec.convert(merged, Settings)
+
+
+def _convert(source: str, name: str, value: Any) -> Any:
+    where = f"{name} (from {source})" if source != "argument" else name
+    if name == "memory_bytes" and value == "auto":
+        return 0
+    if name.endswith("_bytes"):
+        try:
+            found: Any = parse_size(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+    else:
+        try:
+            kind = Settings.__annotations__[name]
+            found = msgspec.convert(value, {"int": int, "float": float, "bool": bool}[kind], strict=not isinstance(value, str))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+    # A duration or a count of zero would be a busy loop or a deadlock; only the names in _MINIMUM may be lower than their default says.
+    if not isinstance(found, bool) and (found < _MINIMUM.get(name, 0) or (name.endswith("_s") and found <= 0)):
+        raise ConfigurationError(f"{where}: {value!r} is too small")
+    return found

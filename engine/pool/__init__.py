@@ -1,0 +1,1 @@
+"""Who moves the bytes: the scheduler, worker processes, the inline pool."""

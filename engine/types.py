@@ -1,0 +1,70 @@
+"""The small values that every room speaks: byte ranges, references to objects, listings.
+
+Pure: no I/O, no clock. Byte ranges are half-open everywhere; only the function that formats the `Range` header speaks inclusively.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ObjectRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One object of one store, and what is known of it."""
+
+    uri: str
+    """The full URI, as the user wrote it or as the listing gave it."""
+    size: int | None = None
+    """Bytes, where a listing or a HEAD said so."""
+    version: str | None = None
+    """The pin of one object version: ETag without quotes, generation, or `size-mtime_ns-inode` of a file."""
+
+
+class ObjectInfo(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a HEAD, or one entry of a listing, says about an object."""
+
+    uri: str
+    size: int
+    version: str | None = None
+    """As in `ObjectRef`."""
+    last_modified: str | None = None
+    """ISO-8601, UTC, seconds: `2026-01-31T12:00:00Z`."""
+    etag: str | None = None
+    content_type: str | None = None
+    content_language: str | None = None
+    content_encoding: str | None = None
+    cache_control: str | None = None
+    content_disposition: str | None = None
+    expires: str | None = None
+    storage_class: str | None = None
+    server_side_encryption: str | None = None
+    ssekms_key_id: str | None = None
+    sse_customer_algorithm: str | None = None
+    version_id: str | None = None
+    replication_status: str | None = None
+    metadata: dict[str, str] | None = None
+
+    def ref(self) -> ObjectRef:
+        """Returns the reference that reads exactly this version."""
+        return ObjectRef(self.uri, self.size, self.version)
+
+    def as_stat(self) -> dict[str, Any]:
+        """Returns the 16 keys of `s3dlio.stat`; what the store does not know is None."""
+        found = msgspec.structs.asdict(self)
+        del found["uri"], found["version"]
+        found["metadata"] = found["metadata"] or {}
+        return found
+
+
+class ListEntry(msgspec.Struct, frozen=True, gc=False):
+    """One line of a listing: an object, or (`size` None, `uri` ending in `/`) a child prefix."""
+
+    uri: str
+    size: int | None = None
+    version: str | None = None
+    last_modified: str | None = None
+
+    @property
+    def is_prefix(self) -> bool:
+        return self.size is None

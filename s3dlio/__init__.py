@@ -1,0 +1,87 @@
+"""s3dlio: objects from object storage and files, straight into shared memory.
+
+Names are loaded when they are first used (PEP 562), so that `import s3dlio` imports no framework, no SDK and not even numpy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "s3dlio.engine.errors": (
+        "AlreadyExistsError",
+        "AuthenticationError",
+        "ChecksumMismatchError",
+        "ConfigurationError",
+        "ConnectFailedError",
+        "InsufficientMemoryError",
+        "InternalError",
+        "InvalidRangeError",
+        "InvalidUriError",
+        "IsADirectoryUriError",
+        "MissingExtraError",
+        "NotFoundError",
+        "ObjectChangedError",
+        "ObjectTooLargeError",
+        "PermissionDeniedError",
+        "PoolClosedError",
+        "ProtocolError",
+        "RequestRejectedError",
+        "S3dlioError",
+        "ServerError",
+        "StoreTimeoutError",
+        "ThrottledError",
+        "TruncatedBodyError",
+        "UnsupportedError",
+        "ViewsHeldError",
+        "WorkerLostError",
+    ),
+    "s3dlio.engine.config": ("configure",),
+    "s3dlio.engine.memory.view": ("BytesView",),
+    "s3dlio.engine.pool": ("Pool",),
+    "s3dlio.engine.types": ("ListEntry", "ObjectInfo", "ObjectRef"),
+    "s3dlio.engine.ops.objects": ("delete", "exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
+    "s3dlio.engine.ops.batch": ("get_many",),
+    "s3dlio.engine.ops.mp_get": ("mp_get",),
+    "s3dlio.engine.ops.lifecycle": ("init_logging", "shutdown"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604 (the names are literal, in _HOME)
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 's3dlio' has no attribute {name!r}")
+    found = getattr(importlib.import_module(module), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+if TYPE_CHECKING:
+    from s3dlio.engine.config import configure as configure
+    from s3dlio.engine.memory.view import BytesView as BytesView
+    from s3dlio.engine.ops.batch import get_many as get_many
+    from s3dlio.engine.ops.lifecycle import init_logging as init_logging
+    from s3dlio.engine.ops.lifecycle import shutdown as shutdown
+    from s3dlio.engine.ops.mp_get import mp_get as mp_get
+    from s3dlio.engine.ops.objects import delete as delete
+    from s3dlio.engine.ops.objects import exists as exists
+    from s3dlio.engine.ops.objects import get as get
+    from s3dlio.engine.ops.objects import get_range as get_range
+    from s3dlio.engine.ops.objects import list as list
+    from s3dlio.engine.ops.objects import list_iter as list_iter
+    from s3dlio.engine.ops.objects import put_bytes as put_bytes
+    from s3dlio.engine.ops.objects import stat as stat
+    from s3dlio.engine.pool import Pool as Pool
+    from s3dlio.engine.types import ListEntry as ListEntry
+    from s3dlio.engine.types import ObjectInfo as ObjectInfo
+    from s3dlio.engine.types import ObjectRef as ObjectRef
