@@ -35,6 +35,8 @@ class S3dlioError(Exception):
     """
 
     retryable: ClassVar[bool] = False
+    retry_after: str | None = None
+    """What the server's `Retry-After` said, for the retry policy; it does not travel."""
 
     def __init__(
         self,

@@ -1,0 +1,52 @@
+"""obstore (Rust's object_store), in its two ways: `async` with tasks, `threads` with blocking calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from _protocol import BUCKET, Check, Client, Task, in_threads, main
+from obstore.store import S3Store
+
+
+class Obstore(Client):
+    """`get(key).bytes()`: obstore's own buffer, no copy into Python bytes."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._store = S3Store(
+            BUCKET,
+            endpoint=task.endpoint,
+            region=os.environ["AWS_REGION"],
+            access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+            secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"],
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+    def fetch(self, numbers: Sequence[int], check: Check) -> None:
+        if self.task.variant == "async":
+            asyncio.run(self._fetch_async(numbers, check))
+        else:
+            in_threads(numbers, self.task.in_flight, lambda number: check(number, self.get(number)))
+
+    async def _fetch_async(self, numbers: Sequence[int], check: Check) -> None:
+        todo = iter(numbers)
+
+        async def drain() -> None:
+            for number in todo:
+                found = await self._store.get_async(self.task.key(number))
+                check(number, await found.bytes_async())
+
+        await asyncio.gather(*(drain() for _ in range(self.task.in_flight)))
+
+    def get(self, number: int) -> Any:
+        return self._store.get(self.task.key(number)).bytes()
+
+    def list_keys(self) -> int:
+        return sum(len(page) for page in self._store.list(f"{self.task.set_name}/", chunk_size=1000))
+
+
+main(Obstore)

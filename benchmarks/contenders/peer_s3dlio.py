@@ -1,0 +1,34 @@
+"""PyPI's s3dlio (Rust): `get_many` in calls of a bounded number of bytes, `get`, `list`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from _protocol import Check, Client, chunks, main
+
+import s3dlio
+
+# As many objects a call as memory allows comfortably; larger calls were no faster.
+_CALL_BYTES = 512 << 20
+_CALL_OBJECTS = 500
+
+
+class S3dlio(Client):
+    """`get_many(uris, max_in_flight=...)`; its results carry their URI, since their order is not promised."""
+
+    def fetch(self, numbers: Sequence[int], check: Check) -> None:
+        number_of = {self.task.uri(number): number for number in numbers}
+        for call in chunks(numbers, min(_CALL_OBJECTS, _CALL_BYTES // self.task.size)):
+            uris = [self.task.uri(number) for number in call]
+            for uri, body in s3dlio.get_many(uris, max_in_flight=self.task.in_flight):
+                check(number_of[uri], body)
+
+    def get(self, number: int) -> Any:
+        return s3dlio.get(self.task.uri(number))
+
+    def list_keys(self) -> int:
+        return len(s3dlio.list(f"s3://bench/{self.task.set_name}/", recursive=True))
+
+
+main(S3dlio)

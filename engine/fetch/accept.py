@@ -1,0 +1,92 @@
+"""Which bytes of an answer belong where: the exactness rules of a read, without I/O.
+
+Every object body passes `accept` before one byte of it is stored. What it refuses:
+
+* another version than the pinned one (`ObjectChangedError`), compared by ETag always, whether or not the server honoured `If-Match`;
+* another size than the listed one (`ObjectChangedError`);
+* another range than the one asked for, a `206` without `Content-Range`, lengths that contradict each other (`ProtocolError`).
+
+What real servers do, and is accepted: `200` with an exact `Content-Range` (rclone); `200` with the whole object for a range, of which
+the bytes in front are skipped and those behind are left unread.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import ObjectChangedError, ProtocolError
+from .http1 import ResponseHead
+from .request import Fetch
+
+
+class BodyPlan(NamedTuple):
+    """How to take a body: skip `skip` bytes, store `take`, and find `extra` bytes behind that nobody wants."""
+
+    skip: int
+    take: int
+    extra: int
+
+
+def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
+    """Checks the head of a 200 or 206 answer against what `fetch` asked for, and notes version, size and end in `fetch`.
+
+    Returns:
+        The plan for the body; None where the body is chunked and its length is known only at its end.
+
+    Raises:
+        ObjectChangedError: Another version or size.
+        ProtocolError: Another range, or a head that contradicts itself.
+    """
+    _check_version(fetch, head)
+    spread = head.content_range()
+    length = head.length
+    if spread is None:
+        if head.status == 206:
+            raise ProtocolError("206 without Content-Range")
+        if length is None:
+            if head.is_chunked:
+                return None
+            raise ProtocolError("the answer has neither a length nor chunks")
+        first, last, total = 0, length, length
+    else:
+        first, last, total = _check_range(fetch, spread, length)
+    _note_size(fetch, total)
+    position = fetch.start + fetch.received
+    stop = last if fetch.end is None else min(last, fetch.end)
+    if position > stop:
+        raise ProtocolError(f"the answer ends at byte {last}, before the first byte that was asked for ({position})")
+    return BodyPlan(position - first, stop - position, last - stop)
+
+
+def _check_version(fetch: Fetch, head: ResponseHead) -> None:
+    etag = head.etag
+    if etag is None:
+        return
+    if fetch.version is None:
+        fetch.version = etag
+    elif fetch.version != etag and fetch.version.removeprefix("W/") != etag.removeprefix("W/"):
+        raise ObjectChangedError(f"the object changed: its version is {etag!r} now, {fetch.version!r} was being read")
+
+
+def _check_range(
+    fetch: Fetch, spread: tuple[int, int, int | None], length: int | None
+) -> tuple[int, int, int | None]:
+    first, last, total = spread
+    if length is not None and length != last - first:
+        raise ProtocolError(f"Content-Range holds {last - first} bytes, Content-Length says {length}")
+    position = fetch.start + fetch.received
+    if first != position or (fetch.end is not None and last > fetch.end):
+        asked = f"[{position}, {'end' if fetch.end is None else fetch.end})"
+        raise ProtocolError(f"the server sent the range [{first}, {last}) where {asked} was asked for")
+    return spread
+
+
+def _note_size(fetch: Fetch, total: int | None) -> None:
+    if total is None:
+        return
+    if fetch.size is None:
+        fetch.size = total
+    elif fetch.size != total:
+        raise ObjectChangedError(f"the object has {total} bytes now, {fetch.size} were expected")
+    if fetch.end is None or fetch.end > total:
+        fetch.end = total

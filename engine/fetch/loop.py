@@ -1,0 +1,445 @@
+"""The fetch loop: one epoll set, the connections in it, and the requests that wait for one.
+
+Rules:
+
+* The loop never blocks but in `epoll`, has no thread, and is driven by one caller at a time through `poll`.
+* Requests start in the order of `submit`, as many at once as `max_connections`; connections are opened as needed, kept, and used
+  again last-in first-out.
+* A failure is answered here and nowhere else: by another attempt after a wait (`retry.py` says when), or by a finished `Fetch`
+  with its error. What was received stays received: the next attempt asks for the rest of the same version.
+* Clocks run only inside `poll`; timeouts are judged in a sweep after the sockets were read, so that a caller who was away for a
+  minute finds data, not a timeout.
+
+Level-triggered epoll: a socket with unread data reports again, so a body may be read in pieces and nothing needs draining.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError, describe
+from ..retry import delay_s, parse_retry_after
+from .connection import Connection, Phase
+from .request import Fetch, Origin, State
+
+if TYPE_CHECKING:
+    from ..config import Settings
+
+_SWEEP_S: Final = 0.25
+"""How often timeouts are judged; their error is at most this."""
+_ADDRESS_TTL_S: Final = 60.0
+_READ: Final = select.EPOLLIN
+_WRITE: Final = select.EPOLLIN | select.EPOLLOUT
+
+
+class FetchLoop:
+    """Drives requests over keep-alive connections. Not thread-safe: one caller at a time."""
+
+    def __init__(self, limits: Settings, max_connections: int) -> None:
+        self.max_connections = max_connections
+        self.grant: Callable[[Fetch], memoryview | None] = no_space
+        """Called when a body turns out to need more space than its fetch has: returns memory, or None to be told by `poll`."""
+        self.num_bytes = 0
+        """Body bytes of everything that finished well."""
+        self.num_retries = 0
+        self._limits = limits
+        self._epoll = select.epoll()
+        self._active: dict[int, Connection] = {}
+        """By descriptor: connections with a request."""
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._idle_by_fd: dict[int, Connection] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._queue: deque[Fetch] = deque()
+        self._local: deque[Fetch] = deque()
+        self._delayed: list[tuple[float, int, Fetch]] = []
+        """A heap of (due, tie-breaker, fetch)."""
+        self._ties = itertools.count()
+        self._parking: list[Connection] = []
+        """Connections that came to want space since the last poll, still in the epoll set."""
+        self._finished: list[Fetch] = []
+        self._addresses: dict[Origin, tuple[float, tuple[int, tuple[object, ...]]]] = {}
+        self._now = time.monotonic()
+        self._next_sweep = self._now + _SWEEP_S
+
+    # What a driver calls.
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that `poll` still owes."""
+        return len(self._active) + len(self._queue) + len(self._delayed) + len(self._local) + len(self._finished)
+
+    @property
+    def num_idle_capacity(self) -> int:
+        """How many more requests could start now."""
+        return self.max_connections - len(self._active) - len(self._queue)
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable when `poll` has something to do (timeouts apart)."""
+        return self._epoll.fileno()
+
+    def submit(self, fetch: Fetch) -> None:
+        """Takes a request; it comes back from `poll`."""
+        if fetch.wire.is_local:
+            self._local.append(fetch)
+        elif self._queue or len(self._active) >= self.max_connections:
+            self._queue.append(fetch)
+        else:
+            self._begin(fetch)
+
+    def supply(self, fetch: Fetch, out: memoryview) -> None:
+        """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
+        fetch.out = out
+        fetch.state = State.ACTIVE
+        if fetch.wire.is_local:
+            self._local.appendleft(fetch)
+            return
+        connection = self._connection_of(fetch)
+        if connection is None:
+            # It broke while it waited, and that was not noticed: ask again.
+            self._queue.appendleft(fetch)
+            self._start_queued()
+            return
+        self._unmute(connection)
+        connection.stamp_s = self._now
+        self._advance(connection, connection.resume)
+
+    def cancel(self, fetch: Fetch) -> None:
+        """Ends a request; it comes back from `poll` as CANCELLED, unless it had finished."""
+        if fetch.state >= State.DONE:
+            return
+        connection = self._connection_of(fetch)
+        if connection is not None:
+            self._drop(connection)
+        else:
+            self._forget_queued(fetch)
+        self._finish(fetch, State.CANCELLED)
+        self._start_queued()
+
+    def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Calls `callback` from `poll` whenever `fd` is readable."""
+        self._watched[fd] = callback
+        self._epoll.register(fd, _READ)
+
+    def unwatch(self, fd: int) -> None:
+        """Takes back `watch`."""
+        del self._watched[fd]
+        self._epoll.unregister(fd)
+
+    def poll(self, timeout_s: float | None) -> list[Fetch]:
+        """Moves everything that can move, waiting at most `timeout_s` for something to happen (None: until something does).
+
+        Returns:
+            Requests that finished (DONE, FAILED, CANCELLED) or want space, in the order in which that came about.
+        """
+        self._mute_parked()
+        events = self._epoll.poll(self._wait_s(timeout_s))
+        self._now = time.monotonic()
+        for fd, mask in events:
+            connection = self._active.get(fd)
+            if connection is not None:
+                if connection.phase >= Phase.BODY or connection.phase is Phase.HEAD:
+                    self._advance(connection, connection.receive)
+                elif connection.phase is Phase.PARKED:
+                    # Muted, so this is an error or a hang-up. `supply` will find no connection and ask again.
+                    self._drop(connection)
+                else:
+                    self._advance(connection, partial(self._send, connection))
+            elif fd in self._watched:
+                self._watched[fd]()
+            else:
+                self._on_idle_event(fd, mask)
+        if self._local:
+            self._read_local()
+        if self._delayed and self._delayed[0][0] <= self._now:
+            self._start_due()
+        if self._now >= self._next_sweep:
+            self._sweep()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def close(self) -> None:
+        """Closes every connection; requests under way are forgotten, not finished."""
+        for connection in [*self._active.values(), *self._idle_by_fd.values()]:
+            connection.close()
+        self._active.clear()
+        self._idle.clear()
+        self._idle_by_fd.clear()
+        self._queue.clear()
+        self._local.clear()
+        self._delayed.clear()
+        self._finished.clear()
+        self._epoll.close()
+
+    # Starting.
+
+    def _begin(self, fetch: Fetch) -> None:
+        now = time.monotonic()
+        if not fetch.begun_s:
+            fetch.begun_s = now
+            fetch.deadline_s = now + self._limits.deadline_s
+        fetch.attempts += 1
+        fetch.state = State.ACTIVE
+        try:
+            connection = self._take_connection(fetch.wire.origin)
+        except S3dlioError as error:
+            self._retry(fetch, error)
+            return
+        connection.stamp_s = now
+        self._active[connection.fd] = connection
+        self._advance(connection, partial(self._start, connection, fetch))
+
+    def _start(self, connection: Connection, fetch: Fetch) -> bool:
+        connection.start(fetch)
+        if connection.phase is not Phase.HEAD:
+            self._epoll.modify(connection.fd, _WRITE)
+        return False
+
+    def _send(self, connection: Connection) -> bool:
+        if connection.send():
+            self._epoll.modify(connection.fd, _READ)
+        connection.stamp_s = self._now
+        return False
+
+    def _take_connection(self, origin: Origin) -> Connection:
+        idle = self._idle.get(origin)
+        if idle:
+            connection = idle.pop()
+            del self._idle_by_fd[connection.fd]
+            return connection
+        if self._idle_by_fd and len(self._active) + len(self._idle_by_fd) >= self.max_connections:
+            self._drop_idle(next(iter(self._idle_by_fd.values())))
+        connection = Connection(origin, self._address(origin), self._grant)
+        self._epoll.register(connection.fd, _READ)
+        return connection
+
+    def _address(self, origin: Origin) -> tuple[int, tuple[object, ...]]:
+        known = self._addresses.get(origin)
+        if known is not None and known[0] > self._now:
+            return known[1]
+        try:
+            found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
+        address = (int(found[0][0]), found[0][4])
+        self._addresses[origin] = (self._now + _ADDRESS_TTL_S, address)
+        return address
+
+    def _start_queued(self) -> None:
+        while self._queue and len(self._active) < self.max_connections:
+            self._begin(self._queue.popleft())
+
+    def _start_due(self) -> None:
+        while self._delayed and self._delayed[0][0] <= self._now:
+            self._queue.appendleft(heapq.heappop(self._delayed)[2])
+        self._start_queued()
+
+    def _read_local(self) -> None:
+        """Reads one local object: between two, sockets and messages get their turn."""
+        fetch = self._local.popleft()
+        if not fetch.begun_s:
+            fetch.begun_s = time.monotonic()
+        fetch.attempts = 1
+        fetch.state = State.ACTIVE
+        try:
+            fetch.wire.read(fetch, self.grant)
+        except S3dlioError as error:
+            fetch.error = error
+            self._finish(fetch, State.FAILED)
+            return
+        if fetch.state is State.WANTS_SPACE:
+            self._finished.append(fetch)
+        else:
+            self._finish(fetch, State.DONE)
+
+    def _grant(self, fetch: Fetch) -> memoryview | None:
+        return self.grant(fetch)
+
+    # Moving, and what comes of it.
+
+    def _advance(self, connection: Connection, step: Callable[[], bool]) -> None:
+        """Runs one step of a connection and follows it up: completed, wanting space, failed, or not yet."""
+        try:
+            is_complete = step()
+        except S3dlioError as error:
+            self._on_failure(connection, error)
+            return
+        if is_complete:
+            fetch = connection.fetch
+            assert fetch is not None
+            self.num_bytes += fetch.received
+            self._free(connection)
+            self._finish(fetch, State.DONE)
+            if self._queue:
+                self._start_queued()
+        elif connection.phase is Phase.PARKED:
+            self._parking.append(connection)
+            assert connection.fetch is not None
+            self._finished.append(connection.fetch)
+        else:
+            connection.stamp_s = self._now
+
+    def _finish(self, fetch: Fetch, state: State) -> None:
+        fetch.state = state
+        fetch.finished_s = time.monotonic()
+        self._finished.append(fetch)
+
+    def _on_failure(self, connection: Connection, error: S3dlioError) -> None:
+        fetch = connection.fetch
+        assert fetch is not None
+        was_dropped = connection.was_dropped_while_idle
+        if connection.phase is Phase.IDLE:
+            self._free(connection)
+        else:
+            self._drop(connection)
+        if was_dropped and isinstance(error, ConnectFailedError):
+            fetch.attempts -= 1
+            self._queue.appendleft(fetch)
+        else:
+            self._retry(fetch, error)
+        self._start_queued()
+
+    def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
+        """Puts the fetch off until its next attempt, or finishes it with `error`."""
+        fetch.failures += 1
+        now = time.monotonic()
+        wait_s = self._wait_before_retry(fetch, error)
+        if wait_s is None or fetch.failures >= self._limits.max_attempts or now + wait_s > fetch.deadline_s:
+            fetch.error = _final(fetch, error, now)
+            self._finish(fetch, State.FAILED)
+            return
+        self.num_retries += 1
+        fetch.state = State.QUEUED
+        heapq.heappush(self._delayed, (now + wait_s, next(self._ties), fetch))
+
+    def _wait_before_retry(self, fetch: Fetch, error: S3dlioError) -> float | None:
+        if isinstance(error, ObjectChangedError) and not fetch.is_pinned and not fetch.was_restarted:
+            fetch.restart()
+            return 0.0
+        if not error.retryable:
+            return None
+        asked = parse_retry_after(error.retry_after, datetime.now(UTC))
+        return delay_s(fetch.failures, self._limits, random.random(), asked)
+
+    def _on_idle_event(self, fd: int, mask: int) -> None:
+        """An idle connection became readable: the server closed it, or sent what nobody asked for."""
+        connection = self._idle_by_fd.get(fd)
+        if connection is not None:
+            self._drop_idle(connection)
+
+    # Connections in and out of the sets.
+
+    def _connection_of(self, fetch: Fetch) -> Connection | None:
+        return next((c for c in self._active.values() if c.fetch is fetch), None)
+
+    def _free(self, connection: Connection) -> None:
+        del self._active[connection.fd]
+        connection.fetch = None
+        if connection.phase is Phase.IDLE:
+            connection.stamp_s = self._now
+            self._idle.setdefault(connection.origin, []).append(connection)
+            self._idle_by_fd[connection.fd] = connection
+
+    def _drop(self, connection: Connection) -> None:
+        del self._active[connection.fd]
+        connection.close()
+        connection.fetch = None
+        if connection in self._parking:
+            self._parking.remove(connection)
+
+    def _drop_idle(self, connection: Connection) -> None:
+        del self._idle_by_fd[connection.fd]
+        self._idle[connection.origin].remove(connection)
+        connection.close()
+
+    def _mute_parked(self) -> None:
+        """Takes connections whose fetch still waits for space out of the set, or epoll would report them for ever."""
+        for connection in self._parking:
+            if connection.phase is Phase.PARKED:
+                self._epoll.modify(connection.fd, 0)
+                connection.is_muted = True
+        self._parking.clear()
+
+    def _unmute(self, connection: Connection) -> None:
+        if connection.is_muted:
+            self._epoll.modify(connection.fd, _READ)
+            connection.is_muted = False
+
+    def _forget_queued(self, fetch: Fetch) -> None:
+        for queue in (self._queue, self._local):
+            if fetch in queue:
+                queue.remove(fetch)
+        self._delayed = [entry for entry in self._delayed if entry[2] is not fetch]
+        heapq.heapify(self._delayed)
+        if fetch in self._finished:
+            self._finished.remove(fetch)
+
+    # Time.
+
+    def _wait_s(self, timeout_s: float | None) -> float:
+        if self._finished or self._local:
+            return 0.0
+        wait_s = 3600.0 if timeout_s is None else timeout_s
+        if wait_s > _SWEEP_S and self._active:
+            wait_s = _SWEEP_S
+        if self._delayed:
+            wait_s = min(wait_s, max(0.0, self._delayed[0][0] - time.monotonic()))
+        return wait_s
+
+    def _sweep(self) -> None:
+        self._next_sweep = self._now + _SWEEP_S
+        limits = self._limits
+        for connection in list(self._active.values()):
+            waits_s = self._now - connection.stamp_s
+            if connection.phase is Phase.PARKED or waits_s < 0:
+                continue
+            what, limit_s = _limit(connection, limits)
+            if waits_s > limit_s:
+                self._on_failure(connection, StoreTimeoutError(f"{what} within {limit_s:g} s"))
+        for connection in [c for c in self._idle_by_fd.values() if self._now - c.stamp_s > limits.idle_connection_s]:
+            self._drop_idle(connection)
+
+
+def no_space(fetch: Fetch) -> None:
+    """The default of `FetchLoop.grant`: every request for space goes through `poll`."""
+
+
+def _limit(connection: Connection, limits: Settings) -> tuple[str, float]:
+    if connection.phase is Phase.CONNECTING:
+        return f"{connection} did not accept a connection", limits.connect_timeout_s
+    if connection.phase is Phase.BODY:
+        return f"{connection} sent nothing more of the body", limits.silence_timeout_s
+    return f"{connection} did not answer", limits.first_byte_timeout_s
+
+
+def _final(fetch: Fetch, error: S3dlioError, now: float) -> S3dlioError:
+    """Returns `error` with what only the loop knows: the URI, the attempts, the time."""
+    error.uri = error.uri or fetch.uri
+    error.attempts = fetch.attempts
+    if error.retryable:
+        error.cause = error.cause or describe(error)
+        error.message = f"{error.message}; gave up after {now - fetch.begun_s:.1f} s"
+    return error
+
+
+def run_to_end(loop: FetchLoop, fetch: Fetch) -> Fetch:
+    """Submits one request that needs no space and drives the loop until it is finished.
+
+    Raises:
+        S3dlioError: The request's error.
+    """
+    loop.submit(fetch)
+    while fetch.state < State.DONE:
+        loop.poll(None)
+    if fetch.error is not None:
+        raise fetch.error
+    return fetch

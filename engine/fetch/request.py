@@ -1,0 +1,182 @@
+"""What the fetch loop is asked to do: one `Fetch` per request, and the `Wire` that a store gives for it.
+
+A `Fetch` is made by the driver (a worker, or the inline pool), handed to `FetchLoop.submit`, and comes back from `FetchLoop.poll`
+finished, or wanting space. The loop is the only one that changes it in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from ..errors import S3dlioError
+    from .http1 import ResponseHead
+
+
+class Origin(NamedTuple):
+    """Where to connect."""
+
+    host: str
+    """Name or address, IPv6 without brackets."""
+    port: int
+    is_tls: bool = False
+
+
+class State(IntEnum):
+    """Where a `Fetch` stands. Transitions: QUEUED → ACTIVE → (WANTS_SPACE → ACTIVE)* → DONE | FAILED | CANCELLED."""
+
+    QUEUED = 0
+    ACTIVE = 1
+    WANTS_SPACE = 2
+    DONE = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+class Wire(Protocol):
+    """The half of a store that the loop needs: bytes of requests, meaning of answers. No I/O."""
+
+    origin: Origin
+    is_local: bool
+    """False here; True says that this is a `LocalWire`."""
+
+    def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
+        """Returns the request for bytes [start, end) of the object (all of it for 0, None), pinned to `version` where given."""
+        ...
+
+    def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
+        """Returns the error that an answer with status 300 or above stands for."""
+        ...
+
+
+class LocalWire(Protocol):
+    """The half of a store whose reads need no network: executed by the loop, one after the other."""
+
+    is_local: bool
+
+    def read(self, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
+        """Fills `fetch.out` and sets `received`, `size`, `end` and `version`; or leaves the state WANTS_SPACE, where `grant` has none.
+
+        Raises:
+            S3dlioError: As the file system says.
+        """
+        ...
+
+
+class Fetch:
+    """One request with its retries. `token` is the driver's own and means nothing here."""
+
+    __slots__ = (
+        "attempts",
+        "begun_s",
+        "body",
+        "deadline_s",
+        "end",
+        "error",
+        "failures",
+        "finished_s",
+        "is_pinned",
+        "key",
+        "out",
+        "received",
+        "reply",
+        "size",
+        "start",
+        "state",
+        "token",
+        "uri",
+        "version",
+        "was_restarted",
+        "wire",
+        "_asked",
+    )
+
+    method = "GET"
+
+    def __init__(
+        self,
+        token: Any,
+        uri: str,
+        wire: Any,
+        key: str,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        size: int | None = None,
+        version: str | None = None,
+        out: memoryview | None = None,
+    ) -> None:
+        self.token = token
+        self.uri = uri
+        self.wire = wire
+        self.key = key
+        self.start = start
+        """First byte of the object that is asked for."""
+        self.end = end
+        """One past the last byte; None for the end of the object, known once the head is here."""
+        self.size = size
+        """Bytes of the whole object, where a listing or a head said so."""
+        self.version = version
+        """The version that every answer must have; set from the first head where nobody pinned one."""
+        self.is_pinned = version is not None or size is not None
+        """Whether a caller chose the version (a listing, a stat), and not the first head."""
+        self.out = out
+        """Writable memory for the bytes [start, end); may be longer, and is asked for when it is None or too short."""
+        self._asked = (end, size, version)
+        self.was_restarted = False
+        self.received = 0
+        """Good bytes in `out` so far."""
+        self.body: bytes | bytearray = b""
+        """The body of an `Exchange`, or a chunked body that waits for space."""
+        self.reply: ResponseHead | None = None
+        """The head of the last answer below 300."""
+        self.state = State.QUEUED
+        self.error: S3dlioError | None = None
+        self.attempts = 0
+        self.failures = 0
+        """Consecutive failures without a new byte."""
+        self.begun_s = 0.0
+        self.finished_s = 0.0
+        self.deadline_s = 0.0
+
+    def build(self) -> bytes:
+        """Returns the bytes of the next request: what is still missing, pinned to the version once that is known."""
+        request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version)
+        return request
+
+    def restart(self) -> None:
+        """Forgets what was received and learnt: the object changed under a read that had pinned nothing."""
+        self.was_restarted = True
+        self.received = 0
+        self.end, self.size, self.version = self._asked
+
+    @property
+    def missing_space(self) -> int:
+        """Bytes that `out` must hold, while the state is WANTS_SPACE."""
+        if self.end is None:
+            return len(self.body)
+        return self.end - self.start
+
+
+class Exchange(Fetch):
+    """A small request whose whole body comes to private memory: HEAD, LIST, DELETE.
+
+    Args:
+        make: Returns the request's bytes, signed anew at each attempt.
+        max_body_bytes: A longer body is a `ProtocolError`.
+    """
+
+    __slots__ = ("make", "max_body_bytes", "method")
+
+    def __init__(
+        self, token: Any, uri: str, wire: Any, method: str, make: Callable[[], bytes], max_body_bytes: int = 64 << 20
+    ) -> None:
+        super().__init__(token, uri, wire, "")
+        self.method = method
+        self.make = make
+        self.max_body_bytes = max_body_bytes
+
+    def build(self) -> bytes:
+        return self.make()

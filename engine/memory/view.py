@@ -1,0 +1,240 @@
+"""Views of slots: numpy arrays that keep their slot until the last thing derived from them is gone.
+
+Owns `Lease` and `BytesView`. It knows nothing of who grants or frees; a lease that dies only says so.
+
+Why a lease with `__array_interface__`, and not an array over the mapping with the lease as an attribute: numpy collapses a chain of
+`.base` down to the object that owns the memory. If that were the mapping, `np.frombuffer(view)`, `np.asarray(view)` and
+`torch.from_numpy` would keep the mapping and lose the attribute, and would silently read the next object once the slot is granted
+again. With the lease as the owner, every memoryview, array, tensor, DLPack capsule and JAX array holds it. So does a 0-dim tensor cut
+out of a view: one kept number keeps a whole slot. (All tried, with numpy, torch, JAX and TensorFlow.)
+
+A view is writable, since its slot is the consumer's alone, and since torch warns about read-only memory. After a fork, parent and
+child see the same memory: a child should copy what it wants to change.
+"""
+
+from __future__ import annotations
+
+import builtins
+import numbers
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, SupportsIndex, TypeAlias
+
+import numpy as np
+
+from .slots import Slot
+
+BytesLike: TypeAlias = bytes | bytearray | memoryview
+Released: TypeAlias = deque[tuple[Slot, int]]
+
+_asarray = np.asarray
+_UINT8 = np.dtype(np.uint8)
+
+
+class Mapped(Protocol):
+    """What a view needs of a segment."""
+
+    @property
+    def address(self) -> int:
+        """Where the mapping begins."""
+
+
+class Lease:
+    """The right to read one grant of a slot; owner of the memory in numpy's eyes.
+
+    Its end may come anywhere, in any thread, also while the coordinator is changing the very structures that free a slot. So it only
+    appends to a deque, which is atomic; the coordinator empties the deque when it is ready. In a forked child the deque is the
+    child's own copy, which nobody reads.
+    """
+
+    __slots__ = ("__array_interface__", "grant", "released", "segment")
+
+    def __init__(self, segment: Mapped, grant: tuple[Slot, int], interface: dict[str, object], released: Released) -> None:
+        self.segment = segment
+        """Keeps the mapping: memory without it would be a SIGSEGV."""
+        self.grant = grant
+        """The slot, and its generation when it was granted."""
+        self.__array_interface__ = interface
+        self.released = released
+
+    def __del__(self) -> None:
+        self.released.append(self.grant)
+
+
+def lease_view(segment: Mapped, slot: Slot, offset: int, nbytes: int, released: Released) -> BytesView:
+    """Returns a view of `[offset, offset + nbytes)` of a granted slot.
+
+    When the last thing derived from it is gone, `(slot, generation)` is appended to `released`. Views of several parts of one slot
+    announce their ends one by one. An empty view holds its slot as any other.
+
+    Args:
+        segment: The mapping that the slot is a piece of.
+        slot: Granted; `offset + nbytes` is at most its `nbytes`.
+        offset: Bytes from the beginning of the slot.
+        nbytes: Length of the view; shape (nbytes,), uint8, contiguous, writable.
+        released: Where the end of the lease is announced.
+    """
+    interface = {
+        "data": (segment.address + slot.start + offset, False),
+        "shape": (nbytes,),
+        "typestr": "|u1",
+        "version": 3,
+    }
+    return _asarray(Lease(segment, (slot, slot.generation), interface, released)).view(BytesView)
+
+
+def owned_view(data: bytes | bytearray) -> BytesView:
+    """Returns a view over private memory, as unpickling does.
+
+    A bytearray is used as it is, and cannot change its size from then on; bytes are copied, since a view is writable.
+    """
+    return np.frombuffer(data if isinstance(data, bytearray) else bytearray(data), np.uint8).view(BytesView)
+
+
+def _plainly(name: str) -> Callable[..., Any]:
+    """Returns the method `name` of ndarray, as it works on an ordinary array."""
+
+    def method(self: BytesView, *args: Any, **kwargs: Any) -> Any:
+        return getattr(_plain(self), name)(*args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"As `numpy.ndarray.{name}`; the result is an ordinary array."
+    return method
+
+
+class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
+    """A one-dimensional uint8 array with the manners of bytes where numpy's would hurt.
+
+    It is true if it is not empty, an element is an `int`, `==` with bytes, bytearray, memoryview or another view is one bool, and it
+    has no hash. Slices are views that share the lease. Everything else that numpy derives is an ordinary array or number: other
+    dtypes and shapes, results of arithmetic, and `==` with an ordinary array, a list or a number, which goes by elements as in numpy.
+    It is pickled and copied by value, and its text never shows what is in it.
+    """
+
+    __slots__ = ()
+
+    argpartition = _plainly("argpartition")
+    argsort = _plainly("argsort")
+    astype = _plainly("astype")
+    choose = _plainly("choose")
+    getfield = _plainly("getfield")
+    nonzero = _plainly("nonzero")
+    reshape = _plainly("reshape")
+    searchsorted = _plainly("searchsorted")
+    squeeze = _plainly("squeeze")
+    take = _plainly("take")
+    view = _plainly("view")
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __getitem__(self, key: Any) -> Any:
+        item = super().__getitem__(key)
+        if type(item) is not BytesView:
+            return item.item()
+        return item if item.ndim == 1 else _plain(item)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, (bytes, bytearray, memoryview, BytesView, int, np.integer)):
+            return self.find(item) >= 0
+        raise TypeError(f"a view contains numbers and bytes, not {type(item).__name__}")
+
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, (bytes, bytearray, memoryview, BytesView)):
+            return _same_bytes(self, other)
+        if isinstance(other, (np.ndarray, np.generic, numbers.Number, list, tuple)):
+            return _plain(self) == other
+        return NotImplemented
+
+    def __ne__(self, other: object) -> Any:
+        same = self.__eq__(other)
+        if same is NotImplemented:
+            return NotImplemented
+        return not same if isinstance(same, bool) else ~same
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"BytesView({len(self)} bytes)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return owned_view, (bytearray(self),)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        return self.__reduce__()
+
+    def __copy__(self) -> BytesView:
+        return owned_view(bytearray(self))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> BytesView:
+        return self.__copy__()
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        out = kwargs.get("out")
+        if out is not None:
+            kwargs["out"] = tuple(_plain(item) for item in out)
+        result = getattr(ufunc, method)(*(_plain(item) for item in inputs), **kwargs)
+        # `view += 1` must leave the name bound to the view, so what was given as `out` comes back itself.
+        return result if out is None else out[0] if len(out) == 1 else out
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = super().__array_function__(func, types, args, kwargs)
+        return _plain(result) if result is not kwargs.get("out") else result
+
+    def memoryview(self) -> builtins.memoryview:
+        """Returns a memoryview of the same memory; it holds the lease."""
+        return self.data
+
+    def to_bytes(self) -> bytes:
+        """Returns a copy."""
+        return self.tobytes()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Returns the text, as `bytes.decode`, without a copy in between."""
+        return str(_contiguous(self), encoding, errors)
+
+    def hex(self) -> str:
+        """Returns two hexadecimal digits for each byte."""
+        return self.data.hex()
+
+    def startswith(self, prefix: BytesLike | tuple[BytesLike, ...]) -> bool:
+        """Returns whether it begins with `prefix`, or with one of them."""
+        found = prefix if isinstance(prefix, tuple) else (prefix,)
+        return any(bytes(self[: len(one)]) == one for one in found)
+
+    def endswith(self, suffix: BytesLike | tuple[BytesLike, ...]) -> bool:
+        """Returns whether it ends with `suffix`, or with one of them."""
+        found = suffix if isinstance(suffix, tuple) else (suffix,)
+        return any(len(one) <= len(self) and bytes(self[len(self) - len(one) :]) == one for one in found)
+
+    def find(self, sub: BytesLike | BytesView | int | np.integer[Any], start: int | None = None, end: int | None = None) -> int:
+        """Returns where `sub`, bytes or one byte, first lies within `[start, end)`; -1 if it does not. As `bytes.find`."""
+        needle = bytes((int(sub),)) if isinstance(sub, (int, np.integer)) else bytes(sub)
+        if start is not None and start > len(self):
+            return -1
+        first, last, _ = slice(start, end).indices(len(self))
+        # The regular expressions search in any buffer; bytes.find would need a copy of this one.
+        match = re.compile(re.escape(needle), re.DOTALL).search(_contiguous(self), first, last) if first <= last else None
+        return match.start() if match else -1
+
+
+def _plain(item: Any) -> Any:
+    """Returns an ordinary array over the same memory, with the same lease, in place of a view; anything else as it is."""
+    return np.ndarray.view(item, np.ndarray) if isinstance(item, BytesView) else item
+
+
+def _contiguous(view: BytesView) -> memoryview | bytes:
+    return view.data if view.flags.c_contiguous else view.tobytes()
+
+
+def _same_bytes(view: BytesView, other: BytesLike | BytesView) -> bool:
+    if isinstance(other, memoryview) and not other.c_contiguous:
+        other = other.tobytes()
+    theirs = _plain(other) if isinstance(other, BytesView) else np.frombuffer(other, np.uint8)
+    return bool(len(view) == len(theirs) and (_plain(view) == theirs).all())

@@ -1,0 +1,140 @@
+"""What the scheduler keeps account of: runs, items, parts, workers. Plain records; only `scheduler.py` changes them.
+
+An *item* is one thing to deliver: an object in a slot of its own. A *part* is one request for it: usually the only one, for a large
+object one of several ranges in the same slot. A *run* is one `fetch` with its items in sequence. An item is, at each moment:
+
+    PENDING ──slot──► FETCHING ──all parts in──► READY ──take──► DELIVERED
+       ▲                 │  └── more room wanted: no slot, one part that waits
+       └────recalled─────┘  └── a part failed, the others are out ──► FAILED ──take──► DELIVERED
+    and DROPPED from anywhere, when its run is closed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..errors import S3dlioError
+    from ..memory.slots import Slot
+
+
+class ItemState(IntEnum):
+    """Where an item stands."""
+
+    PENDING = 0
+    FETCHING = 1
+    READY = 2
+    FAILED = 3
+    DELIVERED = 4
+    DROPPED = 5
+
+
+class Run:
+    """One `fetch`: its items, in the order in which they were offered."""
+
+    __slots__ = ("done", "is_closed", "is_exhausted", "is_ordered", "next_seq", "num_granted", "num_offered", "pending", "wanting")
+
+    def __init__(self, is_ordered: bool) -> None:
+        self.is_ordered = is_ordered
+        self.num_offered = 0
+        """Items so far; the next one gets this number."""
+        self.next_seq = 0
+        """The number of the next item to deliver, where the run is ordered; else how many were delivered."""
+        self.pending: deque[Item] = deque()
+        """Items without a slot, by number."""
+        self.wanting: list[Part] = []
+        """Parts that wait for more room, unsorted."""
+        self.done: dict[int, Item] = {}
+        """READY and FAILED items by number, in the order in which they came about."""
+        self.num_granted = 0
+        """Items that are FETCHING, READY or FAILED."""
+        self.is_exhausted = False
+        """Whether no more items will be offered."""
+        self.is_closed = False
+
+
+class Item:
+    """One object to deliver."""
+
+    __slots__ = (
+        "elapsed_s",
+        "error",
+        "is_recalled",
+        "key",
+        "nbytes",
+        "num_parts",
+        "num_unfinished",
+        "room",
+        "run",
+        "seq",
+        "size",
+        "slot",
+        "state",
+        "store",
+        "unsent",
+        "uri",
+        "version",
+        "was_restarted",
+        "worker",
+    )
+
+    def __init__(self, run: Run, seq: int, uri: str, store: int, key: str, size: int | None, version: str | None) -> None:
+        self.run = run
+        self.seq = seq
+        self.uri = uri
+        self.store = store
+        self.key = key
+        self.size = size
+        """Bytes, where the caller knows it; then an object of another size is an error."""
+        self.version = version
+        """The version where the caller knows it; then another version is an error."""
+        self.room = size
+        """Bytes the slot must have, once that is known; None for a guess."""
+        self.slot: Slot | None = None
+        self.state = ItemState.PENDING
+        self.num_parts = 0
+        self.num_unfinished = 0
+        """Parts that a worker, or nobody yet, has; the slot is not free before it is 0."""
+        self.unsent: list[Part] = []
+        """Parts that no worker has."""
+        self.nbytes = 0
+        """Bytes received, by the parts that are in."""
+        self.error: S3dlioError | None = None
+        self.is_recalled = False
+        """Whether the slot is being taken back, for an item in front."""
+        self.was_restarted = False
+        self.elapsed_s = 0.0
+        """How long its slowest part took."""
+        self.worker = -1
+        """Who fetched its last part."""
+
+
+class Part:
+    """One request for [start, end) of an item."""
+
+    __slots__ = ("end", "id", "is_wanting", "item", "start", "version", "worker")
+
+    def __init__(self, item: Item, start: int, end: int | None, version: str | None) -> None:
+        self.id = 0
+        """Unique in the pool; a new one each time the part is sent."""
+        self.item = item
+        self.start = start
+        self.end = end
+        """None where the size is not known yet."""
+        self.version = version
+        self.worker = -1
+        self.is_wanting = False
+        """Whether the worker holds it back until it gets more room."""
+
+
+class Worker:
+    """One worker process, as the scheduler sees it."""
+
+    __slots__ = ("index", "num_parts")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.num_parts = 0
+        """Parts sent and not yet answered."""

@@ -1,0 +1,88 @@
+"""From a URI to its store: the table of schemes, and the stores that are open in this process.
+
+A bucket is opened once: credentials, region and endpoint are resolved then, and stay until `forget_stores` (called by `configure` and
+`shutdown`).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ..errors import InternalError, UnsupportedError
+from ..uri import FILE_SCHEMES, parse_uri
+from .base import Store
+from .file import FileSpec, FileStore, FileWire
+from .memory import MemoryStore
+from .s3_config import S3Spec
+
+Spec = S3Spec | FileSpec
+"""What travels to a worker; a tagged union, so that msgspec decodes it."""
+
+_lock = threading.Lock()
+_stores: dict[str, Store] = {}
+
+
+def locate(uri: str) -> tuple[Store, str]:
+    """Returns the store of `uri`, opened if need be, and the key within it.
+
+    Raises:
+        InvalidUriError: Not a URI of a known scheme.
+        UnsupportedError: A scheme that this version has no store for.
+        ConfigurationError, AuthenticationError: The bucket cannot be opened.
+    """
+    # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything.
+    slash = uri.find("/", uri.find("://") + 3)
+    store = _stores.get(uri[: slash + 1])
+    key_length = len(uri) - slash - 1
+    if store is not None and store.root != "file://" and 0 < key_length < 256 and "\0" not in uri:
+        return store, uri[slash + 1 :]
+    parts = parse_uri(uri)
+    return _open(parts.scheme, parts.root), parts.key
+
+
+def _open(scheme: str, root: str) -> Store:
+    store = _stores.get(root)
+    if store is None:
+        with _lock:
+            store = _stores.get(root)
+            if store is None:
+                store = _stores[root] = _make(scheme, root)
+    return store
+
+
+def _make(scheme: str, root: str) -> Store:
+    if scheme == "file":
+        return FileStore()
+    if scheme == "memory":
+        return MemoryStore(root)
+    if scheme == "s3":
+        from .s3 import S3Store
+
+        return S3Store(root)
+    raise UnsupportedError(f"{scheme}:// has no store in this version; s3://, file:// and memory:// have", uri=root)
+
+
+def open_wire(spec: Spec) -> Any:
+    """Returns the wire that `spec` describes; what a worker calls."""
+    if isinstance(spec, FileSpec):
+        return FileWire()
+    if isinstance(spec, S3Spec):
+        from .s3_wire import S3Wire
+
+        return S3Wire(spec)
+    raise InternalError(f"no wire for {type(spec).__name__}")
+
+
+def forget_stores() -> None:
+    """Forgets every open store, so that the next use resolves credentials and endpoints anew."""
+    from .s3_config import reset
+
+    with _lock:
+        _stores.clear()
+    reset()
+
+
+def is_file_scheme(uri: str) -> bool:
+    """Whether `uri` names a path on a file system, where prefixes are directories."""
+    return uri.partition("://")[0] in FILE_SCHEMES

@@ -1,0 +1,124 @@
+"""`s3://` in the calling process: stat, list and delete on the fast lane, put through boto3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from functools import partial
+
+from ..errors import ConnectFailedError, NotFoundError, ProtocolError, S3dlioError, describe
+from ..fetch.http1 import ResponseHead
+from ..fetch.request import Exchange
+from ..types import ListEntry, ObjectInfo
+from .base import Runner
+from .s3_config import make_client, resolve_bucket
+from .s3_wire import S3Wire
+from .s3_xml import error_from_response, parse_list_page
+
+_METADATA = b"x-amz-meta-"
+
+
+class S3Store:
+    """One bucket."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.bucket = root.removeprefix("s3://").rstrip("/")
+        self.spec = resolve_bucket(self.bucket)
+        self.wire = S3Wire(self.spec)
+
+    def _exchange(self, method: str, key: str, params: tuple[tuple[str, str], ...] = ()) -> Exchange:
+        make = partial(self.wire.request, method, key, params)
+        return Exchange(None, self.root + key, self.wire, method, make)
+
+    def stat(self, run: Runner, key: str) -> ObjectInfo:
+        """As `Store.stat`, by HEAD."""
+        fetch = run(self._exchange("HEAD", key))
+        assert fetch.reply is not None
+        return _info(self.root + key, fetch.reply)
+
+    def list_pages(self, run: Runner, prefix: str, recursive: bool) -> Iterator[list[ListEntry]]:
+        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
+
+        Raises:
+            ProtocolError: The server gave a continuation token twice, so the listing would never end.
+        """
+        base = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
+        if not recursive:
+            base += (("delimiter", "/"),)
+        token: str | None = None
+        seen: set[str] = set()
+        while True:
+            params = base if token is None else (*base, ("continuation-token", token))
+            page = parse_list_page(bytes(run(self._exchange("GET", "", params)).body), self.root)
+            entries = page.entries + [ListEntry(child) for child in page.prefixes]
+            if entries:
+                yield entries
+            token = page.next_token
+            if token is None:
+                return
+            if token in seen:
+                raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
+            seen.add(token)
+
+    def put(self, run: Runner, key: str, data: memoryview) -> None:
+        """As `Store.put`, by one PUT of boto3 (5 GiB at most)."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        uri = self.root + key
+        try:
+            # boto3 takes bytes and files; a view of memory would be read as a string of unknown encoding.
+            make_client().put_object(Bucket=self.bucket, Key=key, Body=bytes(data))
+        except ClientError as error:
+            raise _from_client_error(error, uri) from error
+        except BotoCoreError as error:
+            raise ConnectFailedError("the object could not be written", uri=uri, attempts=1, cause=describe(error)) from error
+
+    def delete(self, run: Runner, key: str) -> None:
+        """As `Store.delete`."""
+        try:
+            run(self._exchange("DELETE", key))
+        except NotFoundError as error:
+            # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
+            if error.message.startswith("NoSuchBucket"):
+                raise
+
+
+def _from_client_error(error: Exception, uri: str) -> S3dlioError:
+    response = getattr(error, "response", {})
+    meta, said = response.get("ResponseMetadata", {}), response.get("Error", {})
+    document = f"<Error><Code>{said.get('Code', '')}</Code><Message>{said.get('Message', '')}</Message></Error>"
+    attempts = int(meta.get("RetryAttempts", 0)) + 1
+    return error_from_response(int(meta.get("HTTPStatusCode", 500)), meta.get("HTTPHeaders", {}), document.encode(), uri, attempts)
+
+
+def _info(uri: str, head: ResponseHead) -> ObjectInfo:
+    get = head.get
+    if head.length is None:
+        raise ProtocolError("the answer to HEAD has no Content-Length", uri=uri, status=head.status)
+    modified = get(b"last-modified")
+    etag = head.etag
+    return ObjectInfo(
+        uri=uri,
+        size=head.length,
+        version=etag,
+        etag=etag,
+        last_modified=parsedate_to_datetime(modified).strftime("%Y-%m-%dT%H:%M:%SZ") if modified else None,
+        content_type=get(b"content-type"),
+        content_language=get(b"content-language"),
+        content_encoding=get(b"content-encoding"),
+        cache_control=get(b"cache-control"),
+        content_disposition=get(b"content-disposition"),
+        expires=get(b"expires"),
+        storage_class=get(b"x-amz-storage-class") or "STANDARD",
+        server_side_encryption=get(b"x-amz-server-side-encryption"),
+        ssekms_key_id=get(b"x-amz-server-side-encryption-aws-kms-key-id"),
+        sse_customer_algorithm=get(b"x-amz-server-side-encryption-customer-algorithm"),
+        version_id=get(b"x-amz-version-id"),
+        replication_status=get(b"x-amz-replication-status"),
+        metadata={
+            name[len(_METADATA) :].decode("latin-1"): value.decode("utf-8", "replace")
+            for name, value in head.headers.items()
+            if name.startswith(_METADATA)
+        },
+    )

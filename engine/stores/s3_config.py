@@ -1,0 +1,258 @@
+"""Where a bucket is and who asks: botocore's own chain of configuration, resolved once per bucket into an `S3Spec`.
+
+Rules:
+
+* Nothing is decided here that botocore decides: credentials, region and endpoint come from its session (environment, profiles, roles,
+  SSO, `AWS_ENDPOINT_URL_S3` > `AWS_ENDPOINT_URL` > the profile). For AWS itself, and wherever the `s3` section of the profile or an ARN
+  makes it interesting, host and path are read off a request that a botocore client prepares and that is never sent.
+* No credentials at all means anonymous access (as `--no-sign-request`), with one warning. Broken ones are an error.
+* botocore and boto3 are imported inside functions: 0.2 s that nobody pays who does not use S3. With a custom endpoint no client is
+  made either (another 0.15 to 0.3 s, measured); path style then leaves nothing to ask.
+* No secret leaves but inside an `S3Spec`, which shows none and cannot be pickled.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import msgspec
+
+from ..config import settings
+from ..errors import UnsupportedError
+from .s3_endpoint import Place, needs_botocore, parse_endpoint, place_by_path, place_of_request
+from .s3_errors import translated_errors
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+    from mypy_boto3_s3.client import S3Client
+
+_log = logging.getLogger("s3dlio")
+
+
+class S3Spec(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker needs to open a bucket. It holds secrets: it travels by private message only."""
+
+    root: str
+    """What every URI of the bucket begins with: `s3://bucket/`."""
+    scheme: str
+    """`http` or `https`."""
+    host: str
+    """Name or address to connect to; no port, IPv6 without brackets."""
+    port: int
+    host_header: str
+    """The value of `Host:`; with the port only where it is not the scheme's default."""
+    path_prefix: str
+    """What stands in front of `/key`, percent-encoded: base path of the endpoint, then `/bucket` in path style."""
+    region: str
+    """Of the signature."""
+    access_key: str | None
+    """None is anonymous: requests go unsigned."""
+    secret_key: str | None
+    token: str | None
+    expires_at_s: float | None = None
+    """Unix time after which the credentials are refused; None if they last."""
+
+    def __repr__(self) -> str:
+        identity = "anonymous" if self.access_key is None else "signed"
+        return (
+            f"S3Spec({self.root!r} at {self.scheme}://{self.host_header}{self.path_prefix}, {self.region}, {identity})"
+        )
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        # msgspec's own gives every field, and rich prefers it to __repr__.
+        return [("root", self.root)]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an S3Spec holds secrets and is never pickled")
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    """Credentials on their way from botocore into an `S3Spec`."""
+
+    access_key: str | None = None
+    secret_key: str | None = None
+    token: str | None = None
+    expires_at_s: float | None = None
+
+    def __repr__(self) -> str:
+        return "_Keys(...)"
+
+
+class _Chain:
+    """botocore's chain as this process knows it; every access is under `lock`.
+
+    One thread at a time: a second one that opens a bucket meanwhile waits and is spared the same lookups (instance metadata, SSO, STS).
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.session: Session | None = None
+        """Kept only while its credentials refresh themselves; otherwise the environment and the files are read anew (10 ms)."""
+        self.has_instance_role = True
+        """False once the instance metadata service gave nothing: asking costs up to 1 s, and it will not appear later."""
+        self.has_warned = False
+
+
+_chain = _Chain()
+
+
+def reset() -> None:
+    """Forgets what was found; the next resolve begins from nothing. Harmless at any time, needed in no normal one."""
+    global _chain
+    _chain = _Chain()
+
+
+# Another thread may hold the lock at the moment of a fork; the child would wait for ever.
+os.register_at_fork(after_in_child=reset)
+
+
+def resolve_bucket(bucket: str) -> S3Spec:
+    """Returns where `bucket` is and the credentials in force now; call it again for fresh ones.
+
+    May ask the network for credentials (roles, SSO), within botocore's own timeouts.
+
+    Raises:
+        AuthenticationError: Credentials are configured, but incomplete or not to be had.
+        ConfigurationError: A profile, a region or an endpoint makes no sense, or no bucket can have this name.
+        UnsupportedError: The bucket needs another signature than SigV4 for `s3` (directory buckets, multi-region access points).
+    """
+    root = f"s3://{bucket}/"
+    chain = _chain
+    with chain.lock, translated_errors(root):
+        session = chain.session or _new_session(chain)
+        place = _find_place(session, bucket)
+        keys = _load_keys(session)
+        chain.session = session if keys.expires_at_s is not None else None
+        if keys.access_key is None:
+            _note_anonymous(chain)
+    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
+
+
+def make_client() -> S3Client:
+    """Returns a boto3 client by the same chain, for what is rare: uploads, buckets.
+
+    It is safe in threads, refreshes its credentials by itself, and keeps the timeouts of the settings in force.
+
+    Raises:
+        AuthenticationError, ConfigurationError: As `resolve_bucket`.
+    """
+    import boto3.session
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    chain, current = _chain, settings()
+    options: dict[str, Any] = {
+        "connect_timeout": current.connect_timeout_s,
+        "read_timeout": current.first_byte_timeout_s,
+        "retries": {"total_max_attempts": current.max_attempts, "mode": "standard"},
+        "max_pool_connections": max(10, current.jobs),
+    }
+    with chain.lock, translated_errors(None):
+        # Not the kept one: boto3 registers its handlers on a session, and can do so only once.
+        session = _new_session(chain)
+        endpoint = _configured_endpoint(session)
+        if endpoint is not None:
+            parse_endpoint(endpoint)
+        if _load_keys(session).access_key is None:
+            options["signature_version"] = UNSIGNED
+            _note_anonymous(chain)
+        return boto3.session.Session(botocore_session=session).client(
+            "s3", region_name=_region_of(session, endpoint), config=Config(**options)
+        )
+
+
+def _new_session(chain: _Chain) -> Session:
+    import botocore.session
+
+    session = botocore.session.Session()
+    if not chain.has_instance_role:
+        session.get_component("credential_provider").remove("iam-role")
+    return session
+
+
+def _load_keys(session: Session) -> _Keys:
+    from botocore.credentials import RefreshableCredentials
+
+    found = session.get_credentials()
+    if found is None:
+        return _Keys()
+    frozen = found.get_frozen_credentials()
+    expires_at_s = None
+    if isinstance(found, RefreshableCredentials):
+        # botocore has no public name for it, and it is known only after the first refresh.
+        expires_at_s = found._expiry_time.timestamp()  # type: ignore[attr-defined]
+    return _Keys(frozen.access_key, frozen.secret_key, frozen.token, expires_at_s)
+
+
+def _configured_endpoint(session: Session) -> str | None:
+    """Returns the endpoint that a client of this session would take, or None for AWS; needs no client."""
+    from botocore.configprovider import ConfiguredEndpointProvider
+
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    provider = ConfiguredEndpointProvider(
+        full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name="s3"
+    )
+    return provider.provide() or None
+
+
+def _region_of(session: Session, endpoint: str | None) -> str | None:
+    """Returns the configured region; without one, a custom endpoint gets `us-east-1`, and botocore decides for AWS."""
+    from botocore.utils import validate_region_name
+
+    region: str | None = session.get_config_variable("region")
+    if region is not None:
+        validate_region_name(region)
+    return region or ("us-east-1" if endpoint is not None else None)
+
+
+def _find_place(session: Session, bucket: str) -> Place:
+    endpoint = _configured_endpoint(session)
+    region = _region_of(session, endpoint)
+    if endpoint is None or region is None or needs_botocore(bucket, session.get_config_variable("s3")):
+        if endpoint is not None:
+            parse_endpoint(endpoint)
+        elif bucket.endswith("--x-s3"):
+            raise UnsupportedError(
+                "a directory bucket (S3 Express) needs session signatures, which s3dlio does not make"
+            )
+        return place_of_request(*_prepare_request(session, bucket, region))
+    return place_by_path(parse_endpoint(endpoint), bucket, region)
+
+
+def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple[str, str]:
+    """Returns URL and Authorization header of a GET of the key `k`, as botocore would send it.
+
+    A presigned URL would be simpler and is wrong: botocore presigns for the global endpoint whatever the region is.
+    """
+    from botocore.awsrequest import AWSResponse
+    from botocore.compat import HTTPHeaders
+
+    prepared: list[tuple[str, str]] = []
+
+    def answer(request: Any, **_: object) -> Any:
+        authorization = request.headers.get("Authorization", "")
+        text = authorization.decode("ascii") if isinstance(authorization, bytes) else authorization
+        prepared.append((request.url, text))
+        return AWSResponse(request.url, 200, HTTPHeaders(), io.BytesIO())
+
+    # Keys that are no secret: what is signed here is looked at and thrown away.
+    placeholder = "none"
+    made = session.create_client(
+        "s3", region_name=region, aws_access_key_id=placeholder, aws_secret_access_key=placeholder
+    )
+    client = cast("S3Client", made)
+    client.meta.events.register("before-send.s3.GetObject", answer)
+    client.get_object(Bucket=bucket, Key="k")
+    return prepared[0]
+
+
+def _note_anonymous(chain: _Chain) -> None:
+    chain.has_instance_role = False
+    if not chain.has_warned:
+        chain.has_warned = True
+        _log.warning("no AWS credentials were found; S3 is asked without a signature, which only public buckets allow")

@@ -1,0 +1,57 @@
+"""`s3://` on the wire: the bytes of requests, signed, and the meaning of answers. Imports no SDK; workers run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import ConfigurationError, S3dlioError
+from ..fetch.http1 import ResponseHead, format_range
+from ..fetch.request import Origin
+from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_key, encode_query
+from .s3_config import S3Spec
+from .s3_xml import error_from_response
+
+
+class S3Wire:
+    """Requests to one bucket."""
+
+    is_local = False
+
+    def __init__(self, spec: S3Spec) -> None:
+        self.origin = Origin(spec.host, spec.port, spec.scheme == "https")
+        self._host = spec.host_header
+        self._base = spec.path_prefix + "/"
+        credentials = None
+        if spec.access_key is not None and spec.secret_key is not None:
+            credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
+        self._signer = Signer(credentials, region=spec.region)
+
+    def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
+        """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
+        path = self._base + encode_key(key)
+        lines = self._signer.sign("GET", self._host, path, "", (), EMPTY_SHA256)
+        if start or end is not None:
+            lines += f"Range: {format_range(start, end)}\r\n"
+        # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
+        if version is not None and not version.startswith("W/"):
+            if not version.isprintable():
+                raise ConfigurationError("a version must be printable text")
+            lines += f'If-Match: "{version}"\r\n'
+        return f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}\r\n".encode()
+
+    def request(self, method: str, key: str, params: Iterable[tuple[str, str]] = ()) -> bytes:
+        """Returns a request without a body, for `Exchange`s."""
+        path = self._base + encode_key(key)
+        query = encode_query(params)
+        lines = self._signer.sign(method, self._host, path, query, (), EMPTY_SHA256)
+        target = f"{path}?{query}" if query else path
+        # DELETE without Content-Length: allowed by RFC 9112 §6.3, but some servers wait for a body.
+        length = "Content-Length: 0\r\n" if method == "DELETE" else ""
+        return f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode()
+
+    def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
+        """As `Wire.error`."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers.items()}
+        error = error_from_response(head.status, headers, body, uri, attempts)
+        error.retry_after = headers.get("retry-after")
+        return error
