@@ -41,7 +41,7 @@ _HOME = {
     ),
     "s3dlio.engine.config": ("configure",),
     "s3dlio.engine.memory.view": ("BytesView",),
-    "s3dlio.engine.pool": ("Pool",),
+    "s3dlio.engine.pool.pool": ("Pool",),
     "s3dlio.engine.types": ("ListEntry", "ObjectInfo", "ObjectRef"),
     "s3dlio.engine.ops.objects": ("delete", "exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
     "s3dlio.engine.ops.batch": ("get_many",),
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.objects import list_iter as list_iter
     from s3dlio.engine.ops.objects import put_bytes as put_bytes
     from s3dlio.engine.ops.objects import stat as stat
-    from s3dlio.engine.pool import Pool as Pool
+    from s3dlio.engine.pool.pool import Pool as Pool
     from s3dlio.engine.types import ListEntry as ListEntry
     from s3dlio.engine.types import ObjectInfo as ObjectInfo
     from s3dlio.engine.types import ObjectRef as ObjectRef

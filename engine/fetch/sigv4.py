@@ -103,7 +103,9 @@ class _Stamp(NamedTuple):
     """All that a second fixes. Nothing changes in it but `shapes`, where any thread would write the same."""
 
     second: int
+    """Unix time in s."""
     date: str
+    """The same second as the wire has it: `20130524T000000Z`."""
     key: _DayKey
     inner: HASH
     """The inner half of the HMAC, fed with the string to sign up to the hash of the canonical request."""

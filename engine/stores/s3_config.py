@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("s3dlio")
 
 
-class S3Spec(msgspec.Struct, frozen=True, array_like=True):
+class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     """What a worker needs to open a bucket. It holds secrets: it travels by private message only."""
 
     root: str
@@ -211,17 +211,15 @@ def _region_of(session: Session, endpoint: str | None) -> str | None:
 
 
 def _find_place(session: Session, bucket: str) -> Place:
-    endpoint = _configured_endpoint(session)
-    region = _region_of(session, endpoint)
+    if bucket.endswith("--x-s3"):
+        # botocore would ask for a session here, over the network, and at a custom endpoint too.
+        raise UnsupportedError("a directory bucket (S3 Express) needs session signatures, which s3dlio does not make")
+    url = _configured_endpoint(session)
+    region = _region_of(session, url)
+    endpoint = None if url is None else parse_endpoint(url)
     if endpoint is None or region is None or needs_botocore(bucket, session.get_config_variable("s3")):
-        if endpoint is not None:
-            parse_endpoint(endpoint)
-        elif bucket.endswith("--x-s3"):
-            raise UnsupportedError(
-                "a directory bucket (S3 Express) needs session signatures, which s3dlio does not make"
-            )
         return place_of_request(*_prepare_request(session, bucket, region))
-    return place_by_path(parse_endpoint(endpoint), bucket, region)
+    return place_by_path(endpoint, bucket, region)
 
 
 def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple[str, str]:

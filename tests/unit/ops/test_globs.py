@@ -42,7 +42,7 @@ def naive_match(glob: str, key: str, at_start: bool = True) -> bool:
     if glob.startswith("**"):
         return any(naive_match(glob[2:], key[i:], False) for i in range(len(key) + 1))
     if glob[0] == "*":
-        reach = len(key.split("/")[0])
+        reach = len(key.partition("/")[0])
         return any(naive_match(glob[1:], key[i:], False) for i in range(reach + 1))
     if not key or (glob[0] == "?" and key[0] == "/") or glob[0] not in ("?", key[0]):
         return False

@@ -192,7 +192,7 @@ LAUGHS = (
         LAUGHS.encode("utf-16"),
         LAUGHS.encode("utf-16-le"),
         LAUGHS.encode("utf-16-be"),
-        ('<?xml version="1.0" encoding="cp037"?>'.encode() + LAUGHS.encode("cp037")),
+        b'<?xml version="1.0" encoding="cp037"?>' + LAUGHS.encode("cp037"),
         LAUGHS.replace("&b;", "&b;&b;").replace('"lol"', 'SYSTEM "file:///etc/passwd"').encode(),
     ],
 )

@@ -1,0 +1,104 @@
+"""A segment with its slots and its leases: the memory of one pool, or of the calls that have no pool.
+
+Owns the way of a slot from grant to release. Not thread-safe: its user serialises the calls. Only `released` is appended to from
+anywhere, by leases that end.
+
+At a fork, slots that are leased are retired: the child may read them for as long as it lives. The child itself inherits the mapping
+and abandons everything else (`abandon`): its copy of the books would grant memory that the parent uses.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .limits import default_memory_bytes
+from .segment import HEADER_BYTES, Segment
+from .slots import Slot, Slots
+
+if TYPE_CHECKING:
+    from .view import BytesView
+
+_arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
+
+
+class Arena:
+    """Grants slots, leases views on them, and takes them back."""
+
+    def __init__(self, cap_bytes: int, poison: bool = False) -> None:
+        """Maps a new segment.
+
+        Args:
+            cap_bytes: As `Slots`; 0 stands for "auto".
+            poison: Whether freed slots are overwritten.
+
+        Raises:
+            UnsupportedError, InsufficientMemoryError: As `Segment.create`.
+        """
+        self.segment = Segment.create()
+        size = self.segment.size - HEADER_BYTES
+        self.slots = Slots(self.segment, first=HEADER_BYTES, size=size, cap_bytes=cap_bytes or default_memory_bytes())
+        self.released: deque[tuple[Slot, int]] = deque()
+        self._leased: set[Slot] = set()
+        self._poison = poison
+        _arenas.add(self)
+
+    @property
+    def num_leased(self) -> int:
+        """Views that somebody holds, as far as `collect` knows."""
+        return len(self._leased)
+
+    @property
+    def leased_bytes(self) -> int:
+        """Memory of those views."""
+        return sum(slot.nbytes for slot in self._leased)
+
+    def room(self, slot: Slot, nbytes: int) -> memoryview:
+        """Returns the first `nbytes` of a slot, to be written."""
+        return self.segment.buffer[slot.start : slot.start + nbytes]
+
+    def lease(self, slot: Slot, nbytes: int) -> BytesView:
+        """Returns the view of the first `nbytes` of a granted slot; the slot comes back when nothing of it is left."""
+        from .view import lease_view
+
+        self._leased.add(slot)
+        return lease_view(self.segment, slot, 0, nbytes, self.released)
+
+    def free(self, slot: Slot) -> None:
+        """Takes back a slot that was granted and never leased."""
+        if self._poison:
+            self.segment.poison(slot.start, slot.start + slot.nbytes)
+        self.slots.free(slot)
+
+    def collect(self) -> int:
+        """Takes back the slots of the leases that have ended; returns how many."""
+        released = self.released
+        num = 0
+        while released:
+            slot, generation = released.popleft()
+            if slot.generation == generation and slot in self._leased:
+                self._leased.remove(slot)
+                self.free(slot)
+                num += 1
+        return num
+
+    def close(self) -> None:
+        """Closes the descriptor; views that exist stay readable."""
+        self.segment.close()
+        _arenas.discard(self)
+
+    def retire_leased(self) -> None:
+        """Before a fork: what is leased now is never granted again."""
+        self.collect()
+        for slot in self._leased:
+            self.slots.retire(slot)
+
+
+def _before_fork() -> None:
+    for arena in list(_arenas):
+        arena.retire_leased()
+
+
+os.register_at_fork(before=_before_fork)

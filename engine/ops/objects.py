@@ -1,0 +1,127 @@
+"""The verbs on one object or one listing: get, get_range, put_bytes, stat, exists, delete, list, list_iter."""
+
+from __future__ import annotations
+
+import builtins
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
+from ..fetch.request import Fetch
+from ..memory.view import BytesView
+from ..pool.inline import inline_fetcher
+from ..stores.registry import is_file_scheme, locate
+from ..types import ListEntry
+from ..uri import as_directory
+from .globs import compile_pattern
+
+
+def get(uri: str) -> BytesView:
+    """Returns a whole object.
+
+    Returns:
+        A view of shared memory that belongs to the caller: uint8, 1-D, contiguous, writable. Its slot is free when the view and
+        everything derived from it are gone.
+
+    Raises:
+        NotFoundError: No such object (a `FileNotFoundError`).
+        PermissionDeniedError: The store refuses (a `PermissionError`).
+        S3dlioError: What else may happen; see `docs/semantics.md`.
+    """
+    store, key = locate(uri)
+    return inline_fetcher().fetch_one(Fetch(0, uri, store.wire, key))
+
+
+def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
+    """Returns bytes [offset, offset + length) of an object, clipped at its end; without `length`, to its end.
+
+    `offset` equal to the size, and `length=0`, give an empty view; the object must exist all the same.
+
+    Raises:
+        InvalidRangeError: `offset` is negative or beyond the end (a `ValueError`).
+        NotFoundError, PermissionDeniedError, S3dlioError: As `get`.
+    """
+    if offset < 0 or (length is not None and length < 0):
+        raise InvalidRangeError(f"offset and length cannot be negative: {offset}, {length}", uri=uri)
+    store, key = locate(uri)
+    fetcher = inline_fetcher()
+    if length != 0:
+        end = None if length is None else offset + length
+        try:
+            return fetcher.fetch_one(Fetch(0, uri, store.wire, key, start=offset, end=end))
+        except InvalidRangeError:
+            # HTTP has no empty range: offset == size is refused like one beyond the end, and not every server says the size.
+            pass
+    size = store.stat(fetcher.run, key).size
+    if offset > size:
+        raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=uri)
+    return fetcher.empty_view()
+
+
+def put_bytes(uri: str, data: Any) -> None:
+    """Writes a whole object from anything with the buffer protocol; it becomes visible complete or not at all.
+
+    Raises:
+        TypeError: `data` has no contiguous buffer.
+        PermissionDeniedError, S3dlioError: As the store says.
+    """
+    store, key = locate(uri)
+    if not key:
+        raise ConfigurationError("an object needs a key", uri=uri)
+    store.put(inline_fetcher().run, key, memoryview(data).cast("B"))
+
+
+def stat(uri: str) -> dict[str, Any]:
+    """Returns the 16 facts of an object: `size` (int), `last_modified` (ISO-8601, UTC), `etag` and the rest; None where unknown.
+
+    Raises:
+        NotFoundError: No such object; a prefix is none.
+    """
+    store, key = locate(uri)
+    return store.stat(inline_fetcher().run, key).as_stat()
+
+
+def exists(uri: str) -> bool:
+    """Whether the object exists. Only not-found is False: every other error is raised."""
+    store, key = locate(uri)
+    try:
+        store.stat(inline_fetcher().run, key)
+    except (NotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
+def delete(uri: str) -> None:
+    """Deletes an object; a missing one is no error."""
+    store, key = locate(uri)
+    if not key:
+        raise ConfigurationError("an object needs a key", uri=uri)
+    store.delete(inline_fetcher().run, key)
+
+
+def list(uri: str, recursive: bool = False, pattern: str | re.Pattern[str] | None = None) -> builtins.list[str]:
+    """Returns the sorted URIs below `uri`: a raw text prefix on object stores, a directory on file systems.
+
+    Args:
+        uri: `s3://bucket/prefix`, `file:///directory`.
+        recursive: Whether to descend. Otherwise child prefixes are in the list too, ending in `/`, unless a pattern is given.
+        pattern: A glob against the last part of the key, or against the key relative to `uri` if it contains `/`; a compiled regular
+            expression is searched in the relative key.
+    """
+    return sorted(entry.uri for entry in list_iter(uri, recursive, pattern))
+
+
+def list_iter(
+    uri: str, recursive: bool = False, pattern: str | re.Pattern[str] | None = None
+) -> Iterator[ListEntry]:
+    """Yields what `list` would return, page by page as it arrives, with sizes and versions, in the store's order."""
+    store, key = locate(uri)
+    matches = compile_pattern(pattern)
+    # The relative key begins after the last "/" of a text prefix, and after the directory on a file system.
+    base = as_directory(uri) if is_file_scheme(uri) and key != "/" else store.root + key[: key.rfind("/") + 1]
+    for page in store.list_pages(inline_fetcher().run, key, recursive):
+        if pattern is None:
+            yield from page
+        else:
+            yield from (entry for entry in page if not entry.is_prefix and matches(entry.uri[len(base) :]))
