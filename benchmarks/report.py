@@ -54,8 +54,9 @@ def show(console: Console, outcome: Outcome) -> None:
     for check in outcome.checks:
         console.print(f"  [{_COLOURS[check.verdict]}]{check.verdict:>12}[/]  {_sentence(check)}", highlight=False)
     for name, reason in outcome.failures.items():
+        # Its last line is the error; latest.json has the traceback.
         console.print(f"  [bold red]{'failed':>12}[/]  {name}: ", end="")
-        console.print(reason.strip()[-600:], markup=False, highlight=False)
+        console.print(reason.strip().splitlines()[-1], markup=False, highlight=False)
     console.print()
 
 
@@ -86,8 +87,9 @@ def _section(outcome: Outcome) -> Iterator[str]:
     metrics = _metrics(outcome)
     yield f"## {outcome.title}"
     yield ""
-    yield "| | " + " | ".join(_HEADS[metric] for metric in metrics) + " |"
-    yield "|---|" + "---:|" * len(metrics)
+    if metrics:
+        yield "| | " + " | ".join(_HEADS[metric] for metric in metrics) + " |"
+        yield "|---|" + "---:|" * len(metrics)
     for name, cells in _lines(outcome):
         yield f"| {f'**{name}**' if name.startswith('ours') else name} | " + " | ".join(cells) + " |"
     for name in outcome.failures:
@@ -102,7 +104,7 @@ def _verdict_line(outcome: Outcome, check: Check) -> str:
 def _sentence(check: Check) -> str:
     marks = {"floor": check.floor, "aim": check.aim}
     wanted = ", ".join(f"{name} {_with_unit(mark, check.unit)}" for name, mark in marks.items() if mark is not None)
-    return f"{check.what}: [bold]{_with_unit(check.value, check.unit)}[/] ({wanted})"
+    return f"{check.what}: [bold]{_with_unit(check.value, check.unit)}[/]" + (f" ({wanted})" if wanted else "")
 
 
 def _metrics(outcome: Outcome) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from . import limit
 from .dataset import SETS
 from .drive import Contender, Record, Turns, take_turns
-from .outcome import Check, Medians, Outcome, best, fetch_metrics, ratio, summarize
+from .outcome import Check, Medians, Outcome, best, caller_metrics, fetch_metrics, ratio, summarize
 
 PEERS = [
     Contender("obstore, threads", "peer_obstore", "threads"),
@@ -79,8 +79,12 @@ class FetchRow:
         ]
         endpoint = bench.rclone if self.is_signed else bench.nginx
         turns = _run(bench, self.title, contenders, endpoint, arguments, self._tools(bench))
-        medians = summarize(turns, fetch_metrics)
+        medians = summarize(turns, self.metrics)
         return Outcome(self.name, self.title, medians, list(self.checks(medians)), turns.failures, turns.records)
+
+    def metrics(self, record: Record) -> dict[str, float]:
+        """Reads one round."""
+        return fetch_metrics(record)
 
     def checks(self, medians: Medians) -> Iterator[Check]:
         """Compares with the best peer, which may be one for speed and another for CPU."""
@@ -109,6 +113,9 @@ class MegabyteRow(FetchRow):
 
 class MpGetRow(FetchRow):
     """Two worker processes against wrk, and what the calling process pays."""
+
+    def metrics(self, record: Record) -> dict[str, float]:
+        return caller_metrics(record)
 
     def checks(self, medians: Medians) -> Iterator[Check]:
         of_limit = ratio(best(medians, [MP_GET.name], "objects_s"), best(medians, [WRK], "objects_s"))

@@ -48,7 +48,7 @@ ROWS = {row.name: row for row in _ALL}
 def main() -> int:
     """Runs the chosen rows, prints each as it ends, and writes the results."""
     given = _parse()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     # Ended politely, the servers and contenders go too.
     signal.signal(signal.SIGTERM, _leave)
     try:

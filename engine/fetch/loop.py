@@ -142,7 +142,7 @@ class FetchLoop:
             Requests that finished (DONE, FAILED, CANCELLED) or want space, in the order in which that came about.
         """
         self._mute_parked()
-        events = self._epoll.poll(self._wait_s(timeout_s))
+        events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic()
         for fd, mask in events:
             connection = self._active.get(fd)
@@ -385,7 +385,13 @@ class FetchLoop:
 
     # Time.
 
-    def _wait_s(self, timeout_s: float | None) -> float:
+    @property
+    def has_work(self) -> bool:
+        """Whether `poll` has something to do or to return, whatever the sockets say."""
+        return bool(self._finished or self._local)
+
+    def wait_s(self, timeout_s: float | None) -> float:
+        """Returns how long `poll(timeout_s)` would wait at most."""
         if self._finished or self._local:
             return 0.0
         wait_s = 3600.0 if timeout_s is None else timeout_s

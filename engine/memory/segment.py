@@ -11,7 +11,7 @@ Rules, each with its reason:
   reserving it is an error that can be explained. A memfd has no ENOSPC of its own, so the machine and the cgroups are asked first.
 * The file has **no name**: nothing to guess, nothing left after SIGKILL, and no 64 MB limit of Docker's /dev/shm.
 * `close()` closes the descriptor only. The **mapping goes with the last reference** to the segment, which every lease holds: a view
-  under a closed mapping would be a SIGSEGV. (Python's mmap keeps a duplicate descriptor, close-on-exec as well, exactly as long.)
+  under a closed mapping would be a SIGSEGV. (Before Python 3.13, mmap keeps a duplicate descriptor, close-on-exec too, as long.)
 * Every descriptor is close-on-exec. A worker gets the one it needs through `pass_fds`, and closes the door behind itself in `attach`.
 """
 
@@ -59,7 +59,7 @@ class Segment:
 
     def __init__(self, fd: int, size: int) -> None:
         try:
-            self._mapping = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_NORESERVE", 0))
+            self._mapping = _map(fd, size)
         except OSError as error:
             raise InsufficientMemoryError(
                 f"mapping {size} bytes of address space failed; is it limited (ulimit -v)?", cause=str(error)
@@ -83,7 +83,7 @@ class Segment:
             InsufficientMemoryError: No memory for the header, or no address space for the mapping.
         """
         _require_linux()
-        size = _sparse_size() if size is None else HEADER_BYTES + -(-max(size - HEADER_BYTES, 1) // PAGE_BYTES) * PAGE_BYTES
+        size = _sparse_size() if size is None else max(_whole_pages(size), HEADER_BYTES + PAGE_BYTES)
         fd = _open_unnamed(size)
         try:
             segment = cls(fd, size)
@@ -181,6 +181,13 @@ def _require_linux() -> None:
         raise UnsupportedError(f"s3dlio's pools need Linux (memfd, epoll, pidfd); this is {sys.platform}")
 
 
+def _map(fd: int, size: int) -> mmap.mmap:
+    flags = mmap.MAP_SHARED | getattr(mmap, "MAP_NORESERVE", 0)
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, flags=flags, trackfd=False)
+    return mmap.mmap(fd, size, flags=flags)
+
+
 def _size_of(fd: int) -> int:
     size = os.fstat(fd).st_size
     if size <= HEADER_BYTES:
@@ -195,7 +202,11 @@ def _sparse_size() -> int:
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
         wanted = min(wanted, limit // 2)
-    return HEADER_BYTES + wanted // PAGE_BYTES * PAGE_BYTES
+    return HEADER_BYTES + _whole_pages(wanted)
+
+
+def _whole_pages(nbytes: int) -> int:
+    return (nbytes + PAGE_BYTES - 1) & -PAGE_BYTES
 
 
 def _open_unnamed(size: int) -> int:

@@ -77,6 +77,14 @@ class Scheduler:
         run.pending.append(Item(run, run.num_offered, uri, store, key, size, version))
         run.num_offered += 1
 
+    def offer_failed(self, run: Run, uri: str, error: S3dlioError) -> None:
+        """Adds an item that failed before it could be asked for: its URI means nothing."""
+        item = Item(run, run.num_offered, uri, -1, "", None, None)
+        item.error = error
+        run.num_offered += 1
+        run.num_granted += 1
+        self._done(item, ItemState.FAILED)
+
     def num_wanted(self, run: Run) -> int:
         """Returns how many more items the run could use now."""
         if run.is_exhausted:
@@ -134,6 +142,11 @@ class Scheduler:
         return not run.done and bool(run.pending or run.wanting) and self.num_in_flight == 0 and not self._unsent and bool(self._workers)
 
     # The workers' side.
+
+    def load_of(self, index: int) -> int:
+        """Returns how many parts lie with a worker."""
+        worker = self._workers.get(index)
+        return 0 if worker is None else worker.num_parts
 
     def worker_started(self, index: int) -> None:
         """A worker is ready for parts."""

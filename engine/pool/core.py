@@ -1,0 +1,277 @@
+"""One pool, put together: scheduler, memory, crew and stores. Not thread-safe; `pool.py` serialises its calls.
+
+`move` is the only place where commands leave and events enter. It never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import S3dlioError, ViewsHeldError, WorkerLostError
+from ..memory.arena import Arena
+from ..stores.registry import locate
+from ..types import ListEntry, ObjectInfo, ObjectRef
+from .crew import Crew, Reported, WorkerDied
+from .local_crew import LocalCrew
+from .messages import Command, Event, OpenStore, WorkerStarted
+from .scheduler import Scheduler
+from .supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..stores.base import Store
+    from .items import Item, Run
+
+Wanted = str | ObjectRef | ObjectInfo | ListEntry
+"""What may be fetched: a URI, or a URI with size and version, which are then held to."""
+
+_log = logging.getLogger("s3dlio")
+_TAKES_PER_MOVE = 32
+"""Commands are sent in batches: after so many objects taken, or an eighth of what is in flight."""
+
+
+class Core:
+    """The working parts of a pool."""
+
+    def __init__(self, settings: Settings, procs: int, jobs: int) -> None:
+        """Maps the segment and starts the workers, without waiting for them."""
+        self._settings = settings
+        self._num_procs = procs
+        self.arena = Arena(settings.memory_bytes, settings.poison_freed)
+        self._crew: Crew | LocalCrew
+        if procs:
+            self._crew = Crew(settings, jobs, self.arena.segment)
+            # Twice what is in flight lies ready: a worker never waits for the coordinator's answer.
+            depth = 2 * jobs
+        else:
+            self._crew = LocalCrew(settings, jobs, self.arena.segment)
+            depth = jobs + max(1, jobs // 4)
+        self._here: LocalCrew | None = self._crew if isinstance(self._crew, LocalCrew) else None
+        """Who reads stores that no other process can read."""
+        self.scheduler = Scheduler(
+            self.arena.slots,
+            jobs=jobs,
+            depth=depth,
+            part_bytes=settings.part_bytes,
+            split_above_bytes=settings.split_above_bytes,
+        )
+        self._supervisor = Supervisor(settings.worker_restarts_per_minute, settings.worker_silence_s)
+        self._stores: dict[int, tuple[int, Store]] = {}
+        """By identity: the number of a store, and the store."""
+        self._local_stores: set[int] = set()
+        self._local_owners: dict[int, int] = {}
+        """By part that is read here: the worker that the scheduler gave it to."""
+        self._num_takes = 0
+        self._last_death: WorkerDied | None = None
+        self._last_uri: str | None = None
+        self.num_restarts = 0
+        try:
+            self._crew.start(max(procs, 1))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def num_workers(self) -> int:
+        """Worker processes that live."""
+        return len(self._crew.indices) if self._num_procs else 0
+
+    def close(self) -> None:
+        """Ends the workers; views that exist stay readable."""
+        self._crew.close()
+        if self._here is not None and self._here is not self._crew:
+            self._here.close()
+        self.arena.close()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go without a word to the parent's workers."""
+        self._crew.abandon()
+
+    # Items in and out.
+
+    def offer(self, run: Run, wanted: Iterable[Wanted]) -> int:
+        """Adds items to a run; returns how many. What has no store fails as an item of its own."""
+        num = 0
+        for one in wanted:
+            num += 1
+            uri, size, version = (one, None, None) if isinstance(one, str) else (one.uri, one.size, one.version)
+            try:
+                store, key = locate(uri)
+                number = self._number_of(store)
+            except S3dlioError as error:
+                self.scheduler.offer_failed(run, uri, error)
+            else:
+                self.scheduler.offer(run, uri, number, key, size, version)
+        return num
+
+    def take(self, run: Run) -> Item | None:
+        """Returns the next item, if it is there."""
+        if self.arena.released:
+            self.arena.collect()
+        item = self.scheduler.take(run)
+        if item is not None:
+            self._num_takes += 1
+        return item
+
+    def is_move_due(self, run: Run) -> bool:
+        """Whether enough has been taken for the next batch of commands."""
+        return self._num_takes >= min(_TAKES_PER_MOVE, 1 + (run.num_granted >> 3))
+
+    # Commands out, events in.
+
+    def move(self) -> bool:
+        """Sends what can be sent and takes what has arrived; returns whether anything has."""
+        self._num_takes = 0
+        self.arena.collect()
+        self._send()
+        has_moved = False
+        for happened in self._poll():
+            has_moved = True
+            if isinstance(happened, WorkerDied):
+                self._on_death(happened)
+            else:
+                self._on_report(happened)
+        if has_moved:
+            self._send()
+        return has_moved
+
+    def has_news(self) -> bool:
+        """Whether `move` would find something; asked before `wait`."""
+        return self._crew.has_news() or (self._here is not None and self._here.has_news())
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits for the crew, at most `timeout_s`; the one method that needs no serialising."""
+        self._crew.wait(timeout_s)
+
+    def wake(self) -> None:
+        """Ends a `wait`."""
+        self._crew.wake()
+
+    def note_wait(self, seconds: float) -> None:
+        """Counts time waited in vain, and acts on workers that hang or do not start."""
+        self._supervisor.note_wait(seconds)
+        for worker in self._crew.indices:
+            starting_s = self._crew.starting_for_s(worker)
+            if starting_s is not None:
+                if starting_s > self._settings.worker_start_s:
+                    _log.warning("worker %d did not start within %.0f s; it is killed", worker, starting_s)
+                    self._crew.kill(worker)
+            elif self._supervisor.is_hanging(worker, self.scheduler.load_of(worker) > 0, self._crew.progress(worker)):
+                _log.warning("worker %d stands still with work in hand; it is killed", worker)
+                self._crew.kill(worker)
+
+    def check_views(self, run: Run) -> None:
+        """Raises if `run` can go on only when somebody releases views.
+
+        Raises:
+            ViewsHeldError: Nothing is ready or in flight, and no slot can be granted.
+        """
+        if not self.scheduler.is_stuck(run):
+            return
+        slots = self.arena.slots
+        raise ViewsHeldError(
+            f"no memory for the next object: {self.arena.num_leased} views with {self.arena.leased_bytes} bytes are held, and the cap "
+            f"is {slots.cap_bytes} bytes; release views (del), copy what you keep (bytes(view)), or raise memory_bytes"
+        )
+
+    def _send(self) -> None:
+        for worker, commands in self.scheduler.drain().items():
+            if self._local_stores:
+                commands = self._keep_local(worker, commands)
+            if commands:
+                self._crew.send(worker, commands)
+
+    def _keep_local(self, worker: int, commands: list[Command]) -> list[Command]:
+        """Carries out here what only this process can do; returns the rest."""
+        assert self._here is not None
+        rest = []
+        for command in commands:
+            part = getattr(command, "part", -1)
+            if getattr(command, "store", -1) in self._local_stores:
+                self._local_owners[part] = worker
+            if part in self._local_owners:
+                self._here.send(worker, [command])
+            else:
+                rest.append(command)
+        return rest
+
+    def _poll(self) -> Iterable[Reported | WorkerDied]:
+        yield from self._crew.poll()
+        if self._here is not None and self._here is not self._crew:
+            for happened in self._here.poll():
+                if isinstance(happened, Reported):
+                    yield from (Reported(self._owner_of(event), [event]) for event in happened.events)
+
+    def _owner_of(self, event: Event) -> int:
+        return self._local_owners.get(getattr(event, "part", -1), -1)
+
+    def _on_report(self, report: Reported) -> None:
+        if isinstance(report.events[0], WorkerStarted):
+            self._crew.send(report.worker, [c for c in map(self._opening, self._stores.values()) if c is not None])
+            self.scheduler.worker_started(report.worker)
+        self.scheduler.handle(report.worker, report.events)
+
+    def _on_death(self, death: WorkerDied) -> None:
+        lost = self.scheduler.worker_died(death.worker)
+        self._supervisor.forget(death.worker)
+        self._last_death = death
+        self._last_uri = lost[0] if lost else self._last_uri
+        now_s = time.monotonic()
+        num_missing = self._num_procs - len(self._crew.indices)
+        num = min(num_missing, self._supervisor.num_restarts_allowed(now_s))
+        _log.warning("worker %d %s; %d objects are fetched again, %d workers started", death.worker, death.reason, len(lost), num)
+        if num > 0:
+            self._supervisor.note_restarts(now_s, num)
+            self.num_restarts += num
+            self._crew.start(num)
+
+    def check_workers(self) -> None:
+        """Raises if no worker is left and none may be started.
+
+        Raises:
+            WorkerLostError: It names the last death and what was being fetched.
+        """
+        if self._crew.indices or self._last_death is None:
+            return
+        if self._supervisor.num_restarts_allowed(time.monotonic()) > 0:
+            self._crew.start(1)
+            self._supervisor.note_restarts(time.monotonic(), 1)
+            return
+        raise WorkerLostError(
+            f"all workers have died, {self.num_restarts} were started again; the last one, worker {self._last_death.worker}, "
+            f"was {self._last_death.reason}".replace("was exited", "exited"),
+            uri=self._last_uri,
+        )
+
+    # Stores.
+
+    def _number_of(self, store: Store) -> int:
+        known = self._stores.get(id(store))
+        if known is None:
+            known = self._stores[id(store)] = (len(self._stores), store)
+            self._open_everywhere(known)
+        return known[0]
+
+    def _open_everywhere(self, known: tuple[int, Store]) -> None:
+        number, store = known
+        opening = self._opening(known)
+        if opening is None:
+            if self._here is None:
+                self._here = LocalCrew(self._settings, 1, self.arena.segment)
+            if self._here is not self._crew:
+                self._local_stores.add(number)
+        else:
+            for worker in self._crew.indices:
+                if self._crew.starting_for_s(worker) is None:
+                    self._crew.send(worker, [opening])
+        if self._here is not None:
+            self._here.open(number, store.root, store.wire)
+
+    def _opening(self, known: tuple[int, Store]) -> OpenStore | None:
+        number, store = known
+        if store.spec is None or isinstance(self._crew, LocalCrew):
+            return None
+        return OpenStore(number, store.spec)

@@ -1,0 +1,253 @@
+"""The worker processes of one pool: starting, talking to, missing and ending them.
+
+A worker is identified by its pidfd from the first moment to the last, so a recycled process number is never watched or killed. It is
+started (never forked from this process's state) with four things: the segment's descriptor, the read end of a pipe that ends when this
+process does, its settings on standard input, and an environment without credentials. Standard error goes to a memfd of its own, whose
+tail explains a death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ..config import child_environment
+from ..errors import ProtocolError, UnsupportedError, WorkerLostError, describe
+from .channel import Hub
+from .messages import Command, Event, Stop, Welcome, WorkerStarted, decode_events, encode
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..memory.segment import Segment
+
+_TAIL_BYTES = 2048
+_FAREWELL_S = 1.0
+"""How long a worker may take to stop by itself before it is killed."""
+
+
+class WorkerDied(NamedTuple):
+    """A process has ended: nothing writes for it any more."""
+
+    worker: int
+    reason: str
+    """`killed by SIGSEGV`, `exited with code 3: ...`."""
+    was_started: bool
+    """Whether it had ever said that it was ready."""
+
+
+class Reported(NamedTuple):
+    """A batch of a worker's events."""
+
+    worker: int
+    events: list[Event]
+
+
+class _Member:
+    """One process."""
+
+    __slots__ = ("index", "is_over", "is_started", "pidfd", "process", "started_s", "stderr_fd")
+
+    def __init__(self, index: int, process: subprocess.Popen[bytes], stderr_fd: int) -> None:
+        self.index = index
+        self.process = process
+        self.stderr_fd = stderr_fd
+        self.pidfd = os.pidfd_open(process.pid)
+        self.started_s = time.monotonic()
+        self.is_started = False
+        self.is_over = False
+        """Whether its process has ended, but was not buried yet."""
+
+
+class Crew:
+    """Starts workers, carries commands to them and events from them, and notices their deaths."""
+
+    def __init__(self, settings: Settings, jobs: int, segment: Segment) -> None:
+        if not hasattr(os, "pidfd_open"):
+            raise UnsupportedError("worker processes need pidfd_open (Linux 5.3); use procs=0")
+        self._settings = settings
+        self._jobs = jobs
+        self._segment = segment
+        self._hub = Hub()
+        self._epoll = select.epoll()
+        self._epoll.register(self._hub.fd, select.EPOLLIN)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
+        self._members: dict[int, _Member] = {}
+        self._by_pidfd: dict[int, _Member] = {}
+        self._num_started = 0
+
+    @property
+    def indices(self) -> list[int]:
+        """The workers that live."""
+        return [*self._members]
+
+    def start(self, num: int) -> None:
+        """Starts `num` more processes; they report `WorkerStarted` when they are ready.
+
+        Raises:
+            WorkerLostError: The system refuses to start one; those that were started before stay.
+        """
+        address = self._hub.open_door()
+        for _ in range(num):
+            try:
+                self._start_one(address)
+            except OSError as error:
+                raise WorkerLostError("a worker process could not be started", cause=describe(error)) from error
+
+    def send(self, worker: int, commands: list[Command]) -> None:
+        """Queues commands; for a worker that is dying they are lost, and its death will say so."""
+        self._hub.send(worker, encode(commands))
+
+    def poll(self) -> Iterator[Reported | WorkerDied]:
+        """Yields what has happened, without waiting: what was said, and then who has died."""
+        yield from self._receive()
+        deaths = [member for member in self._members.values() if member.is_over]
+        if deaths:
+            # What it had said before it died may have arrived since.
+            yield from self._receive()
+        for member in deaths:
+            yield self._bury(member)
+
+    def has_news(self) -> bool:
+        """Whether `poll` would have something; to be asked before `wait`, or a wake-up is lost."""
+        return self._hub.has_news()
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something happens, at most `timeout_s`. Needs no lock: it touches nothing but the epoll set."""
+        for fd, _ in self._epoll.poll(timeout_s):
+            member = self._by_pidfd.get(fd)
+            if member is not None:
+                member.is_over = True
+            elif fd == self._wake_fd:
+                os.eventfd_read(fd)
+
+    def wake(self) -> None:
+        """Ends a `wait` of another thread."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _receive(self) -> Iterator[Reported]:
+        while self._hub.has_news():
+            for worker, batch in self._hub.receive():
+                member = self._members.get(worker)
+                if member is not None:
+                    yield Reported(worker, self._read(member, batch))
+
+    def _read(self, member: _Member, batch: bytes) -> list[Event]:
+        try:
+            events = decode_events(batch)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"worker {member.index} sent what is no message", cause=str(error)) from error
+        if not member.is_started and events and isinstance(events[0], WorkerStarted):
+            member.is_started = True
+            if all(other.is_started for other in self._members.values()):
+                self._hub.close_door()
+        return events
+
+    def progress(self, worker: int) -> int:
+        """The worker's own count of finished parts, read from shared memory: it moves as long as the worker lives and works."""
+        return self._segment.counters[worker % len(self._segment.counters)]
+
+    def starting_for_s(self, worker: int) -> float | None:
+        """How long a worker has been starting; None once it has started."""
+        member = self._members[worker]
+        return None if member.is_started else time.monotonic() - member.started_s
+
+    def kill(self, worker: int) -> None:
+        """Kills a worker that hangs; its death comes out of `poll`."""
+        member = self._members.get(worker)
+        if member is not None:
+            _signal(member, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends all workers, by word and then by force, and closes everything."""
+        for index in self._members:
+            self._hub.send(index, encode([Stop()]))
+        self._close_life()
+        deadline = time.monotonic() + _FAREWELL_S
+        for member in [*self._members.values()]:
+            try:
+                member.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(member, signal.SIGKILL)
+            self._bury(member)
+        self._hub.close()
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    def _close_life(self) -> None:
+        os.close(self._life_read)
+        os.close(self._life_write)
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of the one thing that the parent's workers wait for, and touches nothing else."""
+        os.close(self._life_write)
+
+    def _start_one(self, address: str) -> None:
+        index = self._num_started
+        self._num_started += 1
+        welcome = Welcome(
+            index, address, self._segment.fd, self._life_read, os.getpid(), self._settings, self._jobs
+        )
+        stderr_fd = os.memfd_create("s3dlio-stderr", os.MFD_CLOEXEC)
+        try:
+            # -P: the user's directory must not shadow modules. A group of its own: the terminal's Ctrl-C is not for it.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "s3dlio.engine.pool.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr_fd,
+                env=child_environment(),
+                pass_fds=(self._segment.fd, self._life_read),
+                process_group=0,
+            )
+        except BaseException:
+            os.close(stderr_fd)
+            raise
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(encode(welcome))
+        member = self._members[index] = _Member(index, process, stderr_fd)
+        self._by_pidfd[member.pidfd] = member
+        self._epoll.register(member.pidfd, select.EPOLLIN)
+        self._segment.counters[index % len(self._segment.counters)] = 0
+
+    def _bury(self, member: _Member) -> WorkerDied:
+        code = member.process.wait()
+        tail = _tail(member.stderr_fd)
+        self._epoll.unregister(member.pidfd)
+        os.close(member.pidfd)
+        os.close(member.stderr_fd)
+        del self._members[member.index], self._by_pidfd[member.pidfd]
+        reason = f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return WorkerDied(member.index, f"{reason}: {tail}" if tail else reason, member.is_started)
+
+
+def _signal(member: _Member, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(member.pidfd, number)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _tail(fd: int) -> str:
+    """Returns the last line of what a worker wrote to standard error."""
+    size = os.fstat(fd).st_size
+    text = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
+    return text.splitlines()[-1] if text else ""
+
+

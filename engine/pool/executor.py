@@ -1,0 +1,85 @@
+"""Carries out commands on a fetch loop, and says what became of them: the body of a worker, and of the inline pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InternalError
+from ..fetch.request import Fetch, State
+from .messages import CancelPart, Command, Event, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted, SupplySpace
+
+if TYPE_CHECKING:
+    from ..fetch.loop import FetchLoop
+    from ..memory.segment import Segment
+
+
+class Executor:
+    """Fetches parts into a segment. What it was not told is not there: stores by `open`, places by each command."""
+
+    def __init__(self, segment: Segment, loop: FetchLoop) -> None:
+        self._segment = segment
+        self._loop = loop
+        self._wires: dict[int, tuple[str, Any]] = {}
+        self._fetches: dict[int, Fetch] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        """Parts that were commanded and not yet reported as over."""
+        return len(self._fetches)
+
+    def open(self, store: int, root: str, wire: Any) -> None:
+        """Makes a store known under its number."""
+        self._wires[store] = (root, wire)
+
+    def obey(self, command: Command) -> None:
+        """Begins what a command says; a command about a part that is over already is late, and does nothing."""
+        kind = type(command)
+        if kind is FetchPart:
+            self._fetch(command)  # type: ignore[arg-type]
+        elif kind is SupplySpace:
+            self._supply(command)  # type: ignore[arg-type]
+        elif kind is CancelPart:
+            fetch = self._fetches.get(command.part)  # type: ignore[union-attr]
+            if fetch is not None:
+                self._loop.cancel(fetch)
+        else:
+            raise InternalError(f"{kind.__name__} is not for an executor")
+
+    def poll(self, timeout_s: float | None) -> list[Event]:
+        """Moves the loop, waiting at most `timeout_s`; returns what has come about."""
+        return [self._report(fetch) for fetch in self._loop.poll(timeout_s)]
+
+    def _fetch(self, command: FetchPart) -> None:
+        root, wire = self._wires[command.store]
+        key = command.key
+        offset = command.offset
+        fetch = Fetch(
+            command.part,
+            root + key,
+            wire,
+            key,
+            start=command.start,
+            end=command.end,
+            size=command.size,
+            version=command.version,
+            out=self._segment.buffer[offset : offset + command.nbytes],
+        )
+        self._fetches[command.part] = fetch
+        self._loop.submit(fetch)
+
+    def _supply(self, command: SupplySpace) -> None:
+        fetch = self._fetches.get(command.part)
+        if fetch is not None and fetch.state is State.WANTS_SPACE:
+            fetch.end = command.end
+            self._loop.supply(fetch, self._segment.buffer[command.offset : command.offset + command.nbytes])
+
+    def _report(self, fetch: Fetch) -> Event:
+        part = fetch.token
+        if fetch.state is State.WANTS_SPACE:
+            return SpaceWanted(part, fetch.start + fetch.missing_space, fetch.size, fetch.version)
+        del self._fetches[part]
+        if fetch.state is State.DONE:
+            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, fetch.finished_s - fetch.begun_s)
+        if fetch.error is not None:
+            return PartFailed(part, fetch.error.to_info())
+        return PartCancelled(part)

@@ -1,0 +1,82 @@
+"""A crew of one without a process: the inline pool's, and the coordinator's own for stores that no other process can read."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..fetch.loop import FetchLoop
+from .crew import Reported, WorkerDied
+from .executor import Executor
+from .messages import Command, Event, WorkerStarted
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..memory.segment import Segment
+
+
+class LocalCrew:
+    """Does what `Crew` does, in this process and in the caller's thread."""
+
+    def __init__(self, settings: Settings, jobs: int, segment: Segment) -> None:
+        self._loop = FetchLoop(settings, jobs)
+        self._executor = Executor(segment, self._loop)
+        self._poller = select.poll()
+        self._poller.register(self._loop.fileno(), select.POLLIN)
+        self._greeting: list[Event] = []
+
+    @property
+    def indices(self) -> list[int]:
+        """The one worker."""
+        return [0]
+
+    def start(self, num: int) -> None:
+        """Makes the worker ready."""
+        self._greeting = [WorkerStarted(0)]
+
+    def open(self, store: int, root: str, wire: Any) -> None:
+        """Makes a store known under its number."""
+        self._executor.open(store, root, wire)
+
+    def send(self, worker: int, commands: list[Command]) -> None:
+        """Carries commands out, or begins to."""
+        for command in commands:
+            self._executor.obey(command)
+
+    def poll(self) -> Iterator[Reported | WorkerDied]:
+        """Yields what has happened, without waiting."""
+        if self._greeting:
+            yield Reported(0, self._greeting)
+            self._greeting = []
+        events = self._executor.poll(0)
+        if events:
+            yield Reported(0, events)
+
+    def has_news(self) -> bool:
+        """Whether `poll` would have something."""
+        return bool(self._greeting) or self._loop.has_work
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until a socket is ready or a retry is due, at most `timeout_s`."""
+        self._poller.poll(self._loop.wait_s(timeout_s) * 1000)
+
+    def wake(self) -> None:
+        """Nothing: a `wait` here ends with the next event of the same sockets."""
+
+    def progress(self, worker: int) -> int:
+        """It cannot hang without its caller hanging."""
+        return 0
+
+    def starting_for_s(self, worker: int) -> None:
+        """It starts at once."""
+
+    def kill(self, worker: int) -> None:
+        """Never asked for, since it never hangs."""
+
+    def close(self) -> None:
+        """Closes connections."""
+        self._loop.close()
+
+    def abandon(self) -> None:
+        """In a forked child: nothing to let go of."""

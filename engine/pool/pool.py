@@ -1,0 +1,286 @@
+"""`Pool`: the public face of the engine, safe for threads and forks.
+
+Threads: one lock guards the core and is held for microseconds. Whoever waits does so outside it; what arrives meanwhile is taken by
+whoever comes first, and the others are woken. A generator that is dropped anywhere, even by the garbage collector while this thread
+holds the lock, only notes that its run is over.
+
+Forks: a child inherits a copy of everything and may use none of it. It forgets the core without a word, and makes its own at first use.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..config import settings
+from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeldError
+from .core import Core, Wanted
+
+if TYPE_CHECKING:
+    from ..memory.view import BytesView
+    from .items import Item, Run
+
+_WAIT_S = 0.25
+"""A wait is cut into pieces of this length, so that Ctrl-C, other threads and stopped workers are noticed."""
+_GRACE_S = 0.5
+"""How long views held by other threads may delay a pool before that is an error."""
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+class Pool:
+    """Worker processes that fetch objects into shared memory, or, with `procs=0`, the same without processes.
+
+    `with s3dlio.Pool(procs=2, jobs=64, memory_bytes="1GiB") as pool: for uri, view in pool.fetch(uris): ...`
+    """
+
+    def __init__(
+        self, procs: int | None = None, jobs: int | None = None, memory_bytes: int | str | None = None
+    ) -> None:
+        """Starts the workers, without waiting for them.
+
+        Args:
+            procs: Worker processes; 0 fetches in the calling process, whenever it asks for the next object.
+            jobs: Requests in flight per worker process.
+            memory_bytes: Cap of the shared memory, in bytes or as "1GiB".
+
+        Raises:
+            ConfigurationError: An argument makes no sense.
+            InsufficientMemoryError: The machine has not the memory.
+            UnsupportedError: Not Linux.
+        """
+        self._settings = settings(procs=procs, jobs=jobs, memory_bytes=memory_bytes)
+        self._lock = threading.Lock()
+        self._over: deque[Run] = deque()
+        """Runs that are over and not yet closed."""
+        self._num_waiting = 0
+        """Threads that wait outside the lock."""
+        self._core: Core | None = None
+        self._is_closed = False
+        self._open()
+        _pools.add(self)
+
+    def _open(self) -> Core:
+        core = Core(self._settings, self._settings.procs, self._settings.jobs)
+        self._finalizer = weakref.finalize(self, _close_core, core, os.getpid())
+        self._core = core
+        return core
+
+    def fetch(
+        self,
+        uris: Iterable[Wanted],
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[tuple[str, BytesView | S3dlioError]]:
+        """Yields (uri, view) for each URI, fetched ahead within the memory cap.
+
+        Args:
+            uris: Any iterable, also an endless generator; it is read as far as needed, in the thread that iterates. Duplicates are
+                fetched each time. An `ObjectRef`, `ObjectInfo` or `ListEntry` in place of a URI pins size and version.
+            ordered: Whether objects come in the order of `uris`; otherwise as they complete.
+            errors: "raise" ends the iteration at the first error, in its turn; "return" yields (uri, error) and goes on.
+
+        Yields:
+            The URI as given, and a view as of `s3dlio.get`: its slot is free for another object when the view and everything
+            derived from it are gone.
+
+        Raises:
+            ViewsHeldError: All memory is held by views.
+            WorkerLostError: Workers die faster than they may be started again.
+            PoolClosedError: The pool was closed.
+            S3dlioError: As `s3dlio.get`.
+        """
+        if errors not in ("raise", "return"):
+            raise ConfigurationError(f"errors must be 'raise' or 'return', not {errors!r}")
+        if isinstance(uris, str):
+            raise ConfigurationError("uris is a list of URIs, not one text; write [uri]", uri=uris)
+        self._check_open()
+        return self._iterate(iter(uris), ordered, errors)
+
+    def _iterate(
+        self, wanted: Iterator[Wanted], ordered: bool, errors: str
+    ) -> Iterator[tuple[str, BytesView | S3dlioError]]:
+        for item in self.fetch_items(wanted, ordered):
+            if item.error is None:
+                yield item.uri, self.lease(item)
+            elif errors == "return":
+                yield item.uri, item.error
+            else:
+                raise item.error
+
+    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[Item]:
+        """Yields items, READY or FAILED, instead of views; each READY one must be given to `lease` or to `release`."""
+        core = self._current()
+        with self._lock:
+            run = core.scheduler.open_run(ordered)
+        try:
+            while (item := self._next(core, run, wanted)) is not None:
+                yield item
+        finally:
+            self._over.append(run)
+            self._close_runs(core)
+
+    def lease(self, item: Item) -> BytesView:
+        """Returns the view of a READY item."""
+        core = self._current()
+        assert item.slot is not None
+        with self._lock:
+            return core.arena.lease(item.slot, item.nbytes)
+
+    def release(self, item: Item) -> None:
+        """Gives the slot of a READY item back, unread."""
+        core = self._current()
+        assert item.slot is not None
+        with self._lock:
+            core.arena.free(item.slot)
+
+    def _next(self, core: Core, run: Run, wanted: Iterator[Wanted]) -> Item | None:
+        """Returns the next item of a run, waiting for it; None at the end."""
+        stuck_since_s: float | None = None
+        while True:
+            with self._lock:
+                self._check_open()
+                item = core.take(run)
+                if item is not None and not core.is_move_due(run):
+                    return item
+                if item is None and core.scheduler.is_finished(run):
+                    return None
+                num = core.scheduler.num_wanted(run)
+            # The user's own code runs outside the lock: it may be slow, and may use this pool.
+            more = [*islice(wanted, num)] if num else []
+            with self._lock:
+                self._check_open()
+                if num:
+                    run.is_exhausted = core.offer(run, more) < num
+                has_moved = core.move()
+                if item is None:
+                    item = core.take(run)
+                if item is None and not has_moved and not core.has_news():
+                    core.scheduler.deepen(run)
+                    core.check_workers()
+                    stuck_since_s = self._check_views(core, run, stuck_since_s)
+                    self._num_waiting += 1
+                else:
+                    if self._num_waiting:
+                        core.wake()
+                    if item is not None:
+                        return item
+                    continue
+            self._wait(core, _WAIT_S if stuck_since_s is None else 0.01)
+
+    def _check_views(self, core: Core, run: Run, since_s: float | None) -> float | None:
+        """Raises ViewsHeldError if only the release of a view can help, at once if no other thread could do that."""
+        try:
+            core.check_views(run)
+        except ViewsHeldError:
+            now_s = time.monotonic()
+            since_s = since_s or now_s
+            if threading.active_count() == 1 or now_s - since_s > _GRACE_S:
+                raise
+            return since_s
+        return None
+
+    def _wait(self, core: Core, timeout_s: float) -> None:
+        begun_s = time.monotonic()
+        try:
+            core.wait(timeout_s)
+        finally:
+            with self._lock:
+                self._num_waiting -= 1
+                if not self._is_closed and self._core is core:
+                    core.note_wait(time.monotonic() - begun_s)
+
+    def _close_runs(self, core: Core) -> None:
+        """Closes the runs that are over, now if the lock is free; otherwise whoever has it is not far from the next look."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            while self._over:
+                run = self._over.popleft()
+                if self._core is core and not self._is_closed:
+                    core.scheduler.close_run(run)
+                    core.move()
+        finally:
+            self._lock.release()
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
+        core = self._current()
+        with self._lock:
+            core.arena.collect()
+            slots = core.arena.slots
+            return {
+                "objects": core.scheduler.num_delivered,
+                "failed": core.scheduler.num_failed,
+                "bytes": core.scheduler.num_bytes,
+                "in_flight": core.scheduler.num_in_flight,
+                "views_held": core.arena.num_leased,
+                "workers": core.num_workers,
+                "worker_restarts": core.num_restarts,
+                "memory_cap_bytes": slots.cap_bytes,
+                "memory_reserved_bytes": slots.reserved_bytes,
+                "memory_used_bytes": slots.used_bytes,
+            }
+
+    def close(self) -> None:
+        """Ends the workers and closes everything; views that exist stay readable. May be called again."""
+        with self._lock:
+            self._is_closed = True
+            if self._core is not None:
+                self._core.wake()
+            self._core = None
+            self._finalizer()
+        _pools.discard(self)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open"
+        return f"Pool(procs={self._settings.procs}, jobs={self._settings.jobs}, {state})"
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise PoolClosedError("the pool was closed")
+
+    def _current(self) -> Core:
+        """Returns the core, made anew in a forked child."""
+        self._check_open()
+        core = self._core
+        return core if core is not None else self._open()
+
+    def _abandon(self) -> None:
+        """After a fork, in the child: keeps the parent's core for the views on it, and never uses it again."""
+        if self._core is not None:
+            self._finalizer.detach()
+            self._core.abandon()
+            _inherited.append(self._core)
+        self._core = None
+        self._lock = threading.Lock()
+        self._over.clear()
+        self._num_waiting = 0
+
+
+def _close_core(core: Core, pid: int) -> None:
+    if os.getpid() == pid:
+        core.close()
+
+
+_inherited: list[Core] = []
+
+
+def _abandon_all() -> None:
+    for pool in list(_pools):
+        pool._abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

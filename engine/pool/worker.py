@@ -1,0 +1,109 @@
+"""A worker process: `python -P -m s3dlio.engine.pool.worker`. Fetches parts into the shared segment until it is told to stop.
+
+It runs one fetch loop and nothing else: no thread of its own, no user code, no numpy, no SDK. What it is told to fetch, and where to,
+comes by message; what became of it goes back in batches. It ends when told to, when its coordinator is gone (the pidfd of the parent in
+the epoll set, or the end of a pipe), and never by Ctrl-C, which is the coordinator's to handle.
+
+Why not PR_SET_PDEATHSIG: it fires when the *thread* that started the process ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from ..errors import S3dlioError, describe
+from ..fetch.loop import FetchLoop
+from ..memory.segment import Segment
+from ..stores.registry import open_wire
+from .channel import Line
+from .executor import Executor
+from .messages import Event, OpenStore, Stop, Welcome, WorkerStarted, decode_commands, decode_welcome, encode
+
+_BATCH_EVENTS = 16
+"""Events are sent when so many wait, or when there is nothing else to do: the coordinator is woken once for many objects."""
+_WAKE_S = 5.0
+"""How often the counter moves at the least while there is work."""
+
+
+class WorkerLoop:
+    """The state of one worker."""
+
+    def __init__(self, welcome: Welcome) -> None:
+        segment = Segment.attach(welcome.segment_fd)
+        self._counters = segment.counters
+        self._place = welcome.index % len(segment.counters)
+        self._loop = FetchLoop(welcome.settings, welcome.jobs)
+        self._executor = Executor(segment, self._loop)
+        self._line = Line(welcome.index, welcome.address)
+        self._events: list[Event] = [WorkerStarted(os.getpid())]
+        self._is_stopping = False
+        self._loop.watch(self._line.fd, _nothing)
+        self._loop.watch(welcome.life_fd, self._stop)
+        self._watch_parent(welcome.parent_pid)
+
+    def run(self) -> None:
+        """Works until it is told to stop, or the coordinator is gone."""
+        self._flush()
+        while not self._is_stopping:
+            self._hear()
+            # With events in hand it only looks; when there is nothing to do, they go out, and then it waits.
+            happened = self._executor.poll(0 if self._events else _WAKE_S)
+            self._events += happened
+            if self._events and (not happened or len(self._events) >= _BATCH_EVENTS):
+                self._flush()
+            self._counters[self._place] += 1
+        self._loop.close()
+        self._line.close()
+
+    def _watch_parent(self, pid: int) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError as error:
+            # Gone already, or a sandbox refuses pidfds: then the pipe still tells.
+            sys.stderr.write(f"{describe(error)}\n")
+        else:
+            self._loop.watch(fd, self._stop)
+        # It may have died before it was watched, and its number may be another's by now.
+        if os.getppid() != pid:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+
+    def _hear(self) -> None:
+        while self._line.has_news():
+            for batch in self._line.receive():
+                for command in decode_commands(batch):
+                    if isinstance(command, OpenStore):
+                        self._executor.open(command.store, command.spec.root, open_wire(command.spec))
+                    elif isinstance(command, Stop):
+                        self._stop()
+                    else:
+                        self._executor.obey(command)
+
+    def _flush(self) -> None:
+        if self._line.send(encode(self._events)):
+            self._events = []
+
+
+def _nothing() -> None:
+    """What a message does to the fetch loop: it wakes it."""
+
+
+def main() -> None:
+    """Reads the welcome from standard input, and works."""
+    # Both are the coordinator's to handle: a Ctrl-C in the terminal reaches the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        WorkerLoop(decode_welcome(sys.stdin.buffer.read())).run()
+    except S3dlioError as error:
+        # The coordinator reads the last line of standard error when a worker ends with a code.
+        sys.stderr.write(f"{describe(error)}\n")
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()
