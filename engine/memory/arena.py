@@ -12,14 +12,10 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
-
 from .limits import default_memory_bytes
 from .segment import HEADER_BYTES, Segment
 from .slots import Slot, Slots
-
-if TYPE_CHECKING:
-    from .view import BytesView
+from .view import BytesView, lease_view
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
 
@@ -61,8 +57,6 @@ class Arena:
 
     def lease(self, slot: Slot, nbytes: int) -> BytesView:
         """Returns the view of the first `nbytes` of a granted slot; the slot comes back when nothing of it is left."""
-        from .view import lease_view
-
         self._leased.add(slot)
         return lease_view(self.segment, slot, 0, nbytes, self.released)
 

@@ -6,6 +6,7 @@ import logging
 
 from ..errors import ConfigurationError
 from ..pool.inline import close_inline
+from ..pool.warm import close_warm_pools
 from ..stores.registry import forget_stores
 
 _LEVELS = {
@@ -36,5 +37,6 @@ def init_logging(level: str = "info") -> None:
 
 def shutdown() -> None:
     """Ends warm workers, closes connections and forgets open stores. Views that exist stay readable; the next call begins anew."""
+    close_warm_pools()
     close_inline()
     forget_stores()

@@ -68,6 +68,8 @@ class Core:
         self._last_death: WorkerDied | None = None
         self._last_uri: str | None = None
         self.num_restarts = 0
+        self.started_s: float | None = None
+        """When the first worker was ready, by the monotonic clock."""
         try:
             self._crew.start(max(procs, 1))
         except BaseException:
@@ -212,6 +214,7 @@ class Core:
         if isinstance(report.events[0], WorkerStarted):
             self._crew.send(report.worker, [c for c in map(self._opening, self._stores.values()) if c is not None])
             self.scheduler.worker_started(report.worker)
+            self.started_s = self.started_s or time.monotonic()
         self.scheduler.handle(report.worker, report.events)
 
     def _on_death(self, death: WorkerDied) -> None:

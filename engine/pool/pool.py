@@ -209,6 +209,11 @@ class Pool:
         finally:
             self._lock.release()
 
+    @property
+    def started_s(self) -> float | None:
+        """When the first worker was ready, by the monotonic clock; None before."""
+        return self._current().started_s
+
     def stats(self) -> dict[str, Any]:
         """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
         core = self._current()

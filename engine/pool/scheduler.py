@@ -230,6 +230,7 @@ class Scheduler:
 
     def _on_failed(self, part: Part, error: S3dlioError) -> None:
         self._end_part(part)
+        part.item.worker = part.worker
         if part.item.error is None:
             self._fail(part.item, error)
         self._finish_part(part.item)
