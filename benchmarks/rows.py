@@ -120,9 +120,8 @@ class MpGetRow(FetchRow):
     def checks(self, medians: Medians) -> Iterator[Check]:
         of_limit = ratio(best(medians, [MP_GET.name], "objects_s"), best(medians, [WRK], "objects_s"))
         yield Check("mp_get's objects/s, of wrk -t1 -c32's", of_limit, "x", 0.45, 0.75)
-        for one in (MP_GET, POOL2):
-            value = best(medians, [one.name], "caller_cpu_us", higher=False)
-            yield Check(f"{one.name}: CPU of coordinator and consumer an object", value, "us", 12, 6, higher=False)
+        value = best(medians, [MP_GET.name], "caller_cpu_us", higher=False)
+        yield Check("CPU of coordinator and consumer an object", value, "us", 12, 6, higher=False)
 
 
 @dataclass(frozen=True)

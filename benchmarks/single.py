@@ -72,10 +72,11 @@ class ImportRow:
             for what, found in records.items():
                 found.append(_fresh(["ours_import.py", what], bench))
         medians = {what: _import_medians(found) for what, found in records.items()}
-        checks = [
-            Check(f"import, {what}", medians[what]["import_ms"], "ms", 250, 150, higher=False)
-            for what in ("face", "verbs")
-        ]
+        checks = [Check("import s3dlio", medians["face"]["import_ms"], "ms", 250, 150, higher=False)]
+        # The table sets no floor for it, but a face that is quick only because it is empty would be no feat.
+        checks.append(
+            Check("... and the first use of its verbs", medians["verbs"]["import_ms"], "ms", None, 250, higher=False)
+        )
         came_along = {name for found in records.values() for one in found for name in one["unwanted"]}
         checks.append(
             Check(f"frameworks and SDKs in sys.modules ({_named(came_along)})", len(came_along), "", 0, 0, higher=False)

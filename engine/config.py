@@ -89,7 +89,7 @@ def configure(**values: Any) -> None:
     global _configured, _current
     with _lock:
         merged = {name: value for name, value in {**_configured, **values}.items() if value is not None}
-        _current = _resolve([*_layers()[:-1], ("configure", {name: None for name in values}), ("configure", merged)])
+        _current = _resolve([*_layers()[:-1], ("configure", dict.fromkeys(values)), ("configure", merged)])
         _configured = merged
 
 

@@ -21,8 +21,7 @@ class LatencyHistogram:
         bucket = int(math.log(seconds) * _STEPS_PER_E) if seconds > 1e-9 else -1000
         self._counts[bucket] = self._counts.get(bucket, 0) + 1
         self._num += 1
-        if seconds > self._max_s:
-            self._max_s = seconds
+        self._max_s = max(self._max_s, seconds)
 
     def percentile_s(self, fraction: float) -> float:
         """Returns the duration that `fraction` of all do not exceed, to 2 %; 0.0 if there are none."""

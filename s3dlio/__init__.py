@@ -5,6 +5,7 @@ Names are loaded when they are first used (PEP 562), so that `import s3dlio` imp
 
 from __future__ import annotations
 
+import builtins
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-def __dir__() -> list[str]:
+def __dir__() -> "builtins.list[str]":
     return sorted({*globals(), *_MODULE_OF})
 
 

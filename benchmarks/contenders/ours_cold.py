@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-import s3dlio
+from s3dlio import mp_get
 
 arrived: list[float] = []
 
@@ -22,7 +22,7 @@ def note(_uri: str, _view: Any) -> None:
 if __name__ == "__main__":
     uris = [f"s3://bench/{sys.argv[1]}/data_{number:05d}.bin" for number in range(int(sys.argv[2]))]
     started = time.perf_counter()
-    report = s3dlio.mp_get("s3://bench/", procs=2, jobs=64, uris=uris, sink=note)
+    report = mp_get("s3://bench/", procs=2, jobs=64, uris=uris, sink=note)
     if report["succeeded"] != len(uris):
         raise AssertionError(report["errors"])
     reported = {name: report[name] for name in ("time_to_first_object_seconds", "startup_seconds")}

@@ -47,10 +47,11 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
             if head.is_chunked:
                 return None
             raise ProtocolError("the answer has neither a length nor chunks")
-        first, last, total = 0, length, length
+        first, last = 0, length
+        _note_size(fetch, length)
     else:
         first, last, total = _check_range(fetch, spread, length)
-    _note_size(fetch, total)
+        _note_size(fetch, total)
     position = fetch.start + fetch.received
     stop = last if fetch.end is None else min(last, fetch.end)
     if position > stop:
@@ -71,7 +72,7 @@ def _check_version(fetch: Fetch, head: ResponseHead) -> None:
 def _check_range(
     fetch: Fetch, spread: tuple[int, int, int | None], length: int | None
 ) -> tuple[int, int, int | None]:
-    first, last, total = spread
+    first, last, _ = spread
     if length is not None and length != last - first:
         raise ProtocolError(f"Content-Range holds {last - first} bytes, Content-Length says {length}")
     position = fetch.start + fetch.received

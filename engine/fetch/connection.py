@@ -353,7 +353,8 @@ class Connection:
     def _complete(self) -> bool:
         """Ends the answer: keeps or closes the connection, and raises what an error status stands for."""
         fetch, head = self.fetch, self._reply
-        assert fetch is not None and head is not None
+        assert fetch is not None
+        assert head is not None
         body = self._chunks.data if self._chunks is not None else self._sink
         is_error, extra = self._is_error, self._extra
         self._count()

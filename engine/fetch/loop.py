@@ -19,7 +19,6 @@ import heapq
 import itertools
 import random
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,14 +29,14 @@ from typing import TYPE_CHECKING, Final
 from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError, describe
 from ..retry import delay_s, parse_retry_after
 from .connection import Connection, Phase
-from .request import Fetch, Origin, State
+from .connections import Connections
+from .request import Fetch, State
 
 if TYPE_CHECKING:
     from ..config import Settings
 
 _SWEEP_S: Final = 0.25
 """How often timeouts are judged; their error is at most this."""
-_ADDRESS_TTL_S: Final = 60.0
 _READ: Final = select.EPOLLIN
 _WRITE: Final = select.EPOLLIN | select.EPOLLOUT
 
@@ -56,8 +55,7 @@ class FetchLoop:
         self._epoll = select.epoll()
         self._active: dict[int, Connection] = {}
         """By descriptor: connections with a request."""
-        self._idle: dict[Origin, list[Connection]] = {}
-        self._idle_by_fd: dict[int, Connection] = {}
+        self._idle = Connections(self._epoll, self._grant)
         self._watched: dict[int, Callable[[], None]] = {}
         self._queue: deque[Fetch] = deque()
         self._local: deque[Fetch] = deque()
@@ -67,7 +65,6 @@ class FetchLoop:
         self._parking: list[Connection] = []
         """Connections that came to want space since the last poll, still in the epoll set."""
         self._finished: list[Fetch] = []
-        self._addresses: dict[Origin, tuple[float, tuple[int, tuple[object, ...]]]] = {}
         self._now = time.monotonic()
         self._next_sweep = self._now + _SWEEP_S
 
@@ -144,7 +141,7 @@ class FetchLoop:
         self._mute_parked()
         events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic()
-        for fd, mask in events:
+        for fd, _ in events:
             connection = self._active.get(fd)
             if connection is not None:
                 if connection.phase >= Phase.BODY or connection.phase is Phase.HEAD:
@@ -157,7 +154,7 @@ class FetchLoop:
             elif fd in self._watched:
                 self._watched[fd]()
             else:
-                self._on_idle_event(fd, mask)
+                self._idle.on_event(fd)
         if self._local:
             self._read_local()
         if self._delayed and self._delayed[0][0] <= self._now:
@@ -169,11 +166,10 @@ class FetchLoop:
 
     def close(self) -> None:
         """Closes every connection; requests under way are forgotten, not finished."""
-        for connection in [*self._active.values(), *self._idle_by_fd.values()]:
+        for connection in self._active.values():
             connection.close()
+        self._idle.close()
         self._active.clear()
-        self._idle.clear()
-        self._idle_by_fd.clear()
         self._queue.clear()
         self._local.clear()
         self._delayed.clear()
@@ -189,50 +185,26 @@ class FetchLoop:
             fetch.deadline_s = now + self._limits.deadline_s
         fetch.attempts += 1
         fetch.state = State.ACTIVE
+        active = self._active
         try:
-            connection = self._take_connection(fetch.wire.origin)
+            connection = self._idle.take(fetch.wire.origin, self.max_connections - len(active))
         except S3dlioError as error:
             self._retry(fetch, error)
             return
         connection.stamp_s = now
-        self._active[connection.fd] = connection
-        self._advance(connection, partial(self._start, connection, fetch))
-
-    def _start(self, connection: Connection, fetch: Fetch) -> bool:
-        connection.start(fetch)
+        active[connection.fd] = connection
+        try:
+            connection.start(fetch)
+        except S3dlioError as error:
+            self._on_failure(connection, error)
+            return
         if connection.phase is not Phase.HEAD:
             self._epoll.modify(connection.fd, _WRITE)
-        return False
 
     def _send(self, connection: Connection) -> bool:
         if connection.send():
             self._epoll.modify(connection.fd, _READ)
-        connection.stamp_s = self._now
         return False
-
-    def _take_connection(self, origin: Origin) -> Connection:
-        idle = self._idle.get(origin)
-        if idle:
-            connection = idle.pop()
-            del self._idle_by_fd[connection.fd]
-            return connection
-        if self._idle_by_fd and len(self._active) + len(self._idle_by_fd) >= self.max_connections:
-            self._drop_idle(next(iter(self._idle_by_fd.values())))
-        connection = Connection(origin, self._address(origin), self._grant)
-        self._epoll.register(connection.fd, _READ)
-        return connection
-
-    def _address(self, origin: Origin) -> tuple[int, tuple[object, ...]]:
-        known = self._addresses.get(origin)
-        if known is not None and known[0] > self._now:
-            return known[1]
-        try:
-            found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-        address = (int(found[0][0]), found[0][4])
-        self._addresses[origin] = (self._now + _ADDRESS_TTL_S, address)
-        return address
 
     def _start_queued(self) -> None:
         while self._queue and len(self._active) < self.max_connections:
@@ -330,12 +302,6 @@ class FetchLoop:
         asked = parse_retry_after(error.retry_after, datetime.now(UTC))
         return delay_s(fetch.failures, self._limits, random.random(), asked)
 
-    def _on_idle_event(self, fd: int, mask: int) -> None:
-        """An idle connection became readable: the server closed it, or sent what nobody asked for."""
-        connection = self._idle_by_fd.get(fd)
-        if connection is not None:
-            self._drop_idle(connection)
-
     # Connections in and out of the sets.
 
     def _connection_of(self, fetch: Fetch) -> Connection | None:
@@ -345,9 +311,7 @@ class FetchLoop:
         del self._active[connection.fd]
         connection.fetch = None
         if connection.phase is Phase.IDLE:
-            connection.stamp_s = self._now
-            self._idle.setdefault(connection.origin, []).append(connection)
-            self._idle_by_fd[connection.fd] = connection
+            self._idle.keep(connection, self._now)
 
     def _drop(self, connection: Connection) -> None:
         del self._active[connection.fd]
@@ -355,11 +319,6 @@ class FetchLoop:
         connection.fetch = None
         if connection in self._parking:
             self._parking.remove(connection)
-
-    def _drop_idle(self, connection: Connection) -> None:
-        del self._idle_by_fd[connection.fd]
-        self._idle[connection.origin].remove(connection)
-        connection.close()
 
     def _mute_parked(self) -> None:
         """Takes connections whose fetch still waits for space out of the set, or epoll would report them for ever."""
@@ -411,8 +370,7 @@ class FetchLoop:
             what, limit_s = _limit(connection, limits)
             if waits_s > limit_s:
                 self._on_failure(connection, StoreTimeoutError(f"{what} within {limit_s:g} s"))
-        for connection in [c for c in self._idle_by_fd.values() if self._now - c.stamp_s > limits.idle_connection_s]:
-            self._drop_idle(connection)
+        self._idle.drop_older(self._now - limits.idle_connection_s)
 
 
 def no_space(fetch: Fetch) -> None:
@@ -435,17 +393,3 @@ def _final(fetch: Fetch, error: S3dlioError, now: float) -> S3dlioError:
         error.cause = error.cause or describe(error)
         error.message = f"{error.message}; gave up after {now - fetch.begun_s:.1f} s"
     return error
-
-
-def run_to_end(loop: FetchLoop, fetch: Fetch) -> Fetch:
-    """Submits one request that needs no space and drives the loop until it is finished.
-
-    Raises:
-        S3dlioError: The request's error.
-    """
-    loop.submit(fetch)
-    while fetch.state < State.DONE:
-        loop.poll(None)
-    if fetch.error is not None:
-        raise fetch.error
-    return fetch

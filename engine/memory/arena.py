@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
+
 from .limits import default_memory_bytes
 from .segment import HEADER_BYTES, Segment
 from .slots import Slot, Slots

@@ -9,15 +9,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ConfigurationError
+from ..pool.warm import warm_pool
 from ..stats import LatencyHistogram
 from ..uri import as_directory
-from ..pool.warm import warm_pool
 from .objects import list_iter
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
     from ..pool.items import Item
-    from ..pool.pool import Pool, Wanted
+    from ..pool.core import Wanted
+    from ..pool.pool import Pool
 
 _MAX_ERRORS = 20
 _PROGRESS_S = 0.1
@@ -125,13 +126,11 @@ def _count_fields(template: str) -> int:
     """Returns how many fields a template has; only plain ones, so that it can name nothing but a number."""
     try:
         fields = [(name, conversion) for _, name, _, conversion in string.Formatter().parse(template) if name is not None]
-        if any(name or conversion for name, conversion in fields):
-            raise ValueError("only {} and {:05d} are fields")
         template.format(*[0] * len(fields))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, KeyError, AttributeError) as error:
         raise ConfigurationError(f"{template!r} is no template: {error}") from None
-    if not fields:
-        raise ConfigurationError(f"{template!r} has no field; write data_{{:05d}}.bin")
+    if not fields or any(name or conversion for name, conversion in fields):
+        raise ConfigurationError(f"{template!r} is no template: write fields as {{}} or {{:05d}}, and at least one")
     return len(fields)
 
 
@@ -214,10 +213,11 @@ class _Tally:
             "time_to_first_object_seconds": self._first_s,
             "latency_ms": self._latency.summary_ms(),
             "errors": self._errors,
-            "workers": [self._row(worker, *counts, duration_s) for worker, counts in sorted(self._workers.items())],
+            "workers": [self._row(worker, duration_s) for worker in sorted(self._workers)],
         }
 
-    def _row(self, worker: int, succeeded: int, failed: int, num_bytes: int, duration_s: float) -> dict[str, Any]:
+    def _row(self, worker: int, duration_s: float) -> dict[str, Any]:
+        succeeded, failed, num_bytes = self._workers[worker]
         return {
             "worker_id": worker,
             "attempted": succeeded + failed,

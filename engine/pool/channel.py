@@ -65,14 +65,14 @@ class Hub:
 
     def receive(self) -> Iterator[tuple[int, bytes]]:
         """Yields the batches that have arrived, by worker; to be exhausted each time."""
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self.has_news():
             frames = self._socket.recv_multipart(flags=zmq.NOBLOCK)
             if len(frames) == 2 and len(frames[0]) == 5:
                 yield _index(frames[0]), frames[1]
 
     def has_news(self) -> bool:
         """Whether something has arrived; also arms the descriptor after a send."""
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:
         """Closes the socket and its thread; what was not sent is dropped."""
@@ -108,12 +108,12 @@ class Line:
 
     def receive(self) -> Iterator[bytes]:
         """Yields the batches that have arrived; to be exhausted each time."""
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while self.has_news():
             yield self._socket.recv(flags=zmq.NOBLOCK)
 
     def has_news(self) -> bool:
         """As `Hub.has_news`."""
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:
         """Closes the socket; what was not sent is dropped."""

@@ -181,10 +181,9 @@ class Core:
 
     def _send(self) -> None:
         for worker, commands in self.scheduler.drain().items():
-            if self._local_stores:
-                commands = self._keep_local(worker, commands)
-            if commands:
-                self._crew.send(worker, commands)
+            remote = self._keep_local(worker, commands) if self._local_stores else commands
+            if remote:
+                self._crew.send(worker, remote)
 
     def _keep_local(self, worker: int, commands: list[Command]) -> list[Command]:
         """Carries out here what only this process can do; returns the rest."""

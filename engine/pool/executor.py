@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InternalError
 from ..fetch.request import Fetch, State
-from .messages import CancelPart, Command, Event, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted, SupplySpace
+from .messages import (
+    CancelPart,
+    Command,
+    Event,
+    FetchPart,
+    PartCancelled,
+    PartFailed,
+    PartFetched,
+    SpaceWanted,
+    SupplySpace,
+)
 
 if TYPE_CHECKING:
     from ..fetch.loop import FetchLoop

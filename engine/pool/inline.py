@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from ..config import settings
 from ..errors import S3dlioError
-from ..fetch.loop import FetchLoop, no_space, run_to_end
-from ..fetch.request import Fetch, State
+from ..fetch.loop import FetchLoop, no_space
+from ..fetch.request import Fetch
 from ..memory.arena import Arena
 from ..stores.registry import locate
 from ..types import ObjectRef
@@ -46,7 +46,8 @@ class InlineFetcher:
             S3dlioError: The request's error.
         """
         with self._borrow(1) as loop:
-            return run_to_end(loop, fetch)
+            _run_to_end(loop, fetch)
+        return fetch
 
     def fetch_one(self, fetch: Fetch) -> BytesView:
         """Fetches one object, or a range of it, into memory of its own.
@@ -59,7 +60,7 @@ class InlineFetcher:
         try:
             with self._borrow(1) as loop:
                 loop.grant = partial(self._grant, slots)
-                run_to_end(loop, fetch)
+                _run_to_end(loop, fetch)
         except BaseException:
             self._free(slots)
             raise
@@ -151,6 +152,14 @@ class InlineFetcher:
     def _give_back(self, loop: FetchLoop) -> None:
         loop.grant = no_space
         self._loops.append(loop)
+
+
+def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
+    loop.submit(fetch)
+    while fetch not in loop.poll(None):
+        pass
+    if fetch.error is not None:
+        raise fetch.error
 
 
 def _make_fetch(token: int, ref: ObjectRef | str) -> Fetch:

@@ -16,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..config import settings
 from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeldError
@@ -243,7 +243,7 @@ class Pool:
             self._finalizer()
         _pools.discard(self)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

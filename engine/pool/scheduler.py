@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import InternalError, ObjectChangedError, S3dlioError, rebuild_error
 from .items import Item, ItemState, Part, Run, Worker
-from .messages import CancelPart, Command, Event, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted, SupplySpace
+from .messages import (
+    CancelPart,
+    Command,
+    Event,
+    FetchPart,
+    PartCancelled,
+    PartFailed,
+    PartFetched,
+    SpaceWanted,
+    SupplySpace,
+)
 
 if TYPE_CHECKING:
     from ..memory.slots import Slots
@@ -211,8 +221,7 @@ class Scheduler:
         item = part.item
         item.nbytes += event.received
         item.worker = part.worker
-        if event.elapsed_s > item.elapsed_s:
-            item.elapsed_s = event.elapsed_s
+        item.elapsed_s = max(item.elapsed_s, event.elapsed_s)
         if item.num_parts == 1:
             guess = self._guess_bytes
             self._guess_bytes = event.size if event.size > guess else max(guess - (guess >> 6), event.size, 4096)

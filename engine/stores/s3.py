@@ -43,7 +43,7 @@ class S3Store:
         Raises:
             ProtocolError: The server gave a continuation token twice, so the listing would never end.
         """
-        base = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
+        base: tuple[tuple[str, str], ...] = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
         if not recursive:
             base += (("delimiter", "/"),)
         token: str | None = None

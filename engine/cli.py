@@ -1,0 +1,177 @@
+"""The command line `s3dlio`, also `python -m s3dlio`: what may be asked, and how it ends. What a command does stands in `cli_*.py`.
+
+Rules:
+
+* An error is one line on standard error and an exit code: 2 if the request makes no sense (usage, a URI, a setting), 1 for what the
+  store, the file system or the network did, 130 after Ctrl-C. A traceback means a bug, and never shows local variables (A5).
+* Each command imports what it needs when it runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_USAGE = 2
+_INTERRUPTED = 128 + 2
+"""128 + SIGINT, as shells count."""
+
+
+class _Commands(TyperGroup):
+    """The group of all commands: the one place where an exception becomes an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command.
+
+        Raises:
+            typer.Exit: The command failed, and standard error says why.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader of our output has enough (`| head`); typer ends quietly.
+            raise
+        except OSError as error:
+            raise typer.Exit(_report(error)) from error
+        except Exception as error:
+            from .errors import S3dlioError
+
+            if not isinstance(error, S3dlioError):
+                raise
+            raise typer.Exit(_report(error)) from error
+
+
+def _report(error: Exception) -> int:
+    from .cli_console import print_error
+    from .errors import ConfigurationError
+
+    print_error(str(error))
+    return _USAGE if isinstance(error, ConfigurationError) else 1
+
+
+app = typer.Typer(
+    name="s3dlio",
+    cls=_Commands,
+    help="Objects from S3 and files, straight into shared memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+)
+
+UriArgument = Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/key, file:///path", show_default=False)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from s3dlio import __version__
+
+        typer.echo(f"s3dlio {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    log_level: Annotated[
+        str | None, typer.Option("--log-level", metavar="LEVEL", help="Log to stderr: debug, info, warn or error.")
+    ] = None,
+) -> None:
+    if log_level is not None:
+        from .ops.lifecycle import init_logging
+
+        init_logging(log_level)
+
+
+@app.command("mp-get")
+def _mp_get(
+    uri: UriArgument,
+    procs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 4,
+    jobs: Annotated[int, typer.Option(min=1, help="Requests in flight per worker process.")] = 64,
+    num: Annotated[int | None, typer.Option(min=0, help="At most so many objects.", show_default=False)] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Read `obj_{:05d}.bin` for 0 to NUM - 1 in place of listing.", show_default=False)
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Cap of the shared memory, as 1GiB.", show_default="auto")] = None,
+    is_json: JsonOption = False,
+) -> None:
+    """Fetch every object below URI by worker processes, and say how fast that was."""
+    from .cli_mp_get import run_mp_get
+
+    if not run_mp_get(uri, procs, jobs, num, template, memory, is_json):
+        raise typer.Exit(1)
+
+
+@app.command("ls")
+def _ls(
+    uri: UriArgument,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Descend.")] = False,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--pattern", "-p", help="A glob: *.npz against names, a/**/b against keys.", show_default=False),
+    ] = None,
+    is_long: Annotated[bool, typer.Option("--long", "-l", help="With sizes and dates.")] = False,
+) -> None:
+    """List URIs: below a raw text prefix on object stores, in a directory on file systems."""
+    from .cli_objects import show_list
+
+    show_list(uri, recursive, pattern, is_long)
+
+
+@app.command("stat")
+def _stat(uri: UriArgument, is_json: JsonOption = False) -> None:
+    """Show what the store knows of one object."""
+    from .cli_objects import show_stat
+
+    show_stat(uri, is_json)
+
+
+@app.command("get")
+def _get(
+    uri: UriArgument,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Standard output if absent.", show_default=False),
+    ] = None,
+) -> None:
+    """Write one object to FILE, which appears whole or not at all, or to standard output."""
+    from .cli_objects import download
+
+    download(uri, output)
+
+
+@app.command("put")
+def _put(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or - for standard input.", show_default=False)],
+    uri: UriArgument,
+) -> None:
+    """Write FILE as an object; a URI that ends in / gets the file's name."""
+    from .cli_objects import upload
+
+    upload(file, uri)
+
+
+@app.command("demo")
+def _demo(
+    scale: Annotated[float, typer.Option(min=0.001, max=10.0, help="Size of the data set; 1 is 640 MiB.")] = 1.0,
+) -> None:
+    """Fetch and check a data set of 2,032 objects from a local S3 server, and clean up."""
+    from .demo import run_demo
+
+    run_demo(scale)
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    # A locale without UTF-8 must not turn a key into a UnicodeEncodeError.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app()

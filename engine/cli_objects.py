@@ -1,0 +1,113 @@
+"""The commands on one object or one listing: ls, stat, get, put.
+
+Results go to standard output, and text in them is escaped (K4): a key may hold what a terminal obeys. Errors are raised, never printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat as stat_module
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .errors import ConfigurationError, IsADirectoryUriError
+from .ops.objects import get, list_iter, put_bytes, stat
+from .types import ListEntry
+from .uri import clean
+
+_SIZE_CHARS = 15
+_DATE_CHARS = 20
+
+
+def show_list(uri: str, recursive: bool, pattern: str | None, is_long: bool) -> None:
+    """Prints a listing as it arrives, one URI a line."""
+    describe = _long_line if is_long else _short_line
+    for entry in list_iter(uri, recursive, pattern):
+        sys.stdout.write(describe(entry))
+
+
+def _short_line(entry: ListEntry) -> str:
+    return f"{clean(entry.uri)}\n"
+
+
+def _long_line(entry: ListEntry) -> str:
+    size = "PRE" if entry.size is None else str(entry.size)
+    return f"{size:>{_SIZE_CHARS}}  {entry.last_modified or '-':<{_DATE_CHARS}}  {clean(entry.uri)}\n"
+
+
+def show_stat(uri: str, is_json: bool) -> None:
+    """Prints what is known of an object: a table of the facts that the store knows, or all of them as JSON."""
+    facts: dict[str, Any] = {"uri": uri, **stat(uri)}
+    if is_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts.items():
+        if name == "metadata":
+            for key, text in value.items():
+                table.add_row(Text(clean(f"metadata.{key}"), style="cyan"), Text(clean(text)))
+        elif value is not None:
+            shown = f"{value:,} bytes" if name == "size" else str(value)
+            table.add_row(Text(name, style="cyan"), Text(clean(shown), overflow="fold"))
+    Console().print(table)
+
+
+def download(uri: str, output: str | None) -> None:
+    """Writes an object to a file, which appears whole or not at all, or to standard output.
+
+    Raises:
+        ConfigurationError: No file is named, standard output is a terminal, and the bytes are no plain text.
+        IsADirectoryUriError: `output` is a directory.
+    """
+    if output in (None, "-"):
+        _write_to_stdout(uri)
+        return
+    assert output is not None
+    # A symbolic link keeps pointing to what is written.
+    path = os.path.realpath(output)
+    mode = os.stat(path).st_mode if os.path.exists(path) else stat_module.S_IFREG
+    if stat_module.S_ISDIR(mode):
+        raise IsADirectoryUriError("this is a directory; -o names a file", uri=output)
+    view = get(uri)
+    if stat_module.S_ISREG(mode):
+        put_bytes(f"file://{path}", view)
+    else:
+        # A rename would put a file in the place of a device or a pipe: `-o /dev/null` as root.
+        with open(path, "wb") as file:
+            file.write(memoryview(view))
+
+
+def _write_to_stdout(uri: str) -> None:
+    view = memoryview(get(uri))
+    if sys.stdout.isatty() and not _is_plain_text(view):
+        raise ConfigurationError("the object is binary; write it to a file with -o FILE, or into a pipe", uri=uri)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(view)
+    sys.stdout.buffer.flush()
+
+
+def _is_plain_text(data: memoryview) -> bool:
+    """Whether a terminal may have it: UTF-8 with no control character but newline, carriage return and tab."""
+    try:
+        text = str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return text.translate(dict.fromkeys(map(ord, "\n\r\t"))).isprintable()
+
+
+def upload(file: str, uri: str) -> None:
+    """Writes a file, or standard input for `-`, as an object; under a URI that ends in `/` it gets the file's name.
+
+    Raises:
+        ConfigurationError: Standard input has no name to add to a URI that ends in `/`.
+    """
+    if uri.endswith("/"):
+        if file == "-":
+            raise ConfigurationError("standard input has no name; write the whole key", uri=uri)
+        uri += os.path.basename(os.path.abspath(file))
+    put_bytes(uri, sys.stdin.buffer.read() if file == "-" else get(f"file://{os.path.abspath(file)}"))

@@ -1,0 +1,41 @@
+"""Fixtures of the fault tests: a server of broken answers behind `s3://bucket/`, and settings under which faults are over quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import s3dlio
+from tests.support.object_server import ObjectServer
+from tests.support.s3_endpoint import S3Endpoint
+from tests.support.scripted_server import ScriptedServer
+
+PointAt = Callable[[S3Endpoint | str], None]
+
+
+@pytest.fixture
+def quick_settings(clean_aws_env: None) -> None:
+    """Three attempts, and waits of at most half a second each; conftest takes them back."""
+    s3dlio.configure(
+        max_attempts=3,
+        backoff_initial_s=0.01,
+        silence_timeout_s=0.5,
+        first_byte_timeout_s=0.5,
+        connect_timeout_s=0.5,
+        deadline_s=5,
+    )
+
+
+@pytest.fixture
+def served(object_server: ObjectServer, s3_env: PointAt, quick_settings: None) -> ObjectServer:
+    """An honest server for `s3://bucket/`, whose answers are broken by `served.faults["/bucket/key"]`."""
+    s3_env(object_server.url)
+    return object_server
+
+
+@pytest.fixture
+def scripted(scripted_server: ScriptedServer, s3_env: PointAt, quick_settings: None) -> ScriptedServer:
+    """A server for `s3://bucket/` that says only what the test scripts."""
+    s3_env(scripted_server.url)
+    return scripted_server
