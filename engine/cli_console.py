@@ -65,12 +65,15 @@ class LiveProgress:
 
     @contextmanager
     def phase(self, description: str) -> Iterator[Callable[[Progress], None]]:
-        """Adds a bar and yields the function that reports to it; after the last report it shows the rates of the whole phase."""
+        """Adds a bar and yields the function that reports to it; after the last report it shows those of the whole phase."""
         name = clean(description)
         past: deque[Progress] = deque()
+        first: Progress | None = None
         bar = self._bars.add_task(name, total=None, facts="")
 
         def report(now: Progress) -> None:
+            nonlocal first
+            first = first or now
             past.append(now)
             while len(past) > 2 and now.elapsed_s - past[1].elapsed_s > _RATE_WINDOW_S:
                 past.popleft()
@@ -78,22 +81,25 @@ class LiveProgress:
             self._bars.refresh()
 
         yield report
-        if past:
+        if first is not None:
             last = past[-1]
-            facts = _facts(last, None)
+            facts = _facts(last, first)
             self._bars.update(bar, completed=last.attempted, total=max(1, last.attempted), facts=facts)
             self._bars.refresh()
             if self._is_log:
                 self._console.print(Text(f"{name}: {facts}"), soft_wrap=True)
 
 
-def _facts(now: Progress, since: Progress | None) -> str:
-    """Returns `1,200/2,000 objects  9,100/s  596 MB/s`; rates since an earlier report, or since the beginning."""
-    num, num_bytes, begun_s = (
-        (since.succeeded, since.total_bytes, since.elapsed_s) if since and since is not now else (0, 0, 0.0)
-    )
-    duration_s = max(now.elapsed_s - begun_s, 1e-9)
+def _facts(now: Progress, since: Progress) -> str:
+    """Returns `1,200/2,000 objects  9,100/s  596 MB/s`, with the rates since an earlier report.
+
+    The first report comes with the first object, so rates since then do not count the start of the workers; it alone has no earlier one.
+    """
     total = "" if now.total_objects is None else f"/{now.total_objects:,}"
-    rate = f"{(now.succeeded - num) / duration_s:,.0f}/s  {(now.total_bytes - num_bytes) / duration_s / 1e6:,.0f} MB/s"
     failed = f"  {now.failed:,} failed" if now.failed else ""
-    return f"{now.attempted:,}{total} objects  {rate}{failed}"
+    facts = f"{now.attempted:,}{total} objects"
+    if (duration_s := now.elapsed_s - since.elapsed_s) > 0:
+        objects_per_s = (now.succeeded - since.succeeded) / duration_s
+        bytes_per_s = (now.total_bytes - since.total_bytes) / duration_s
+        facts += f"  {objects_per_s:,.0f}/s  {bytes_per_s / 1e6:,.0f} MB/s"
+    return facts + failed

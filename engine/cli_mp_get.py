@@ -52,17 +52,17 @@ def _run_table(result: dict[str, Any]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="cyan")
     table.add_column(overflow="fold")
-    latency = result["latency_ms"]
-    first_s = result["time_to_first_object_seconds"]
+    latency, first_s = result["latency_ms"], result["time_to_first_object_seconds"]
     rows = {
         "objects": f"{result['succeeded']:,} of {result['attempted']:,}, {result['failed']:,} failed",
         "bytes": f"{result['total_bytes']:,} ({result['bytes_source'].lower()})",
         "throughput": f"{result['throughput_mb_s']:,.1f} MB/s = {result['throughput_mib_s']:,.1f} MiB/s",
         "objects/s": f"{result['ops_per_sec']:,.0f}",
-        "duration": f"{result['duration_seconds']:.3f} s; workers after {_seconds(result['startup_seconds'])}, "
-        f"first object after {_seconds(first_s)}",
-        "latency": ", ".join(f"{name} {_milliseconds(latency[name])}" for name in ("p50", "p95", "p99", "max")),
+        "duration": f"{result['duration_seconds']:.3f} s, after {result['startup_seconds']:.3f} s for the workers to start",
+        "first object": "-" if first_s is None else f"after {first_s:.3f} s",
     }
+    if result["succeeded"]:
+        rows["latency"] = ", ".join(f"{name} {latency[name]:,.1f} ms" for name in ("p50", "p95", "p99", "max"))
     for name, text in rows.items():
         table.add_row(name, Text(text))
     return table
@@ -97,11 +97,3 @@ def failure_line(failure: dict[str, Any]) -> str:
     """Returns an entry of `errors` as one line that names the URI once."""
     uri, text = failure["uri"], failure["error"]
     return text if uri in text else f"{uri}: {text}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f} s"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f} ms"

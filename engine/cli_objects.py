@@ -37,7 +37,8 @@ def _short_line(entry: ListEntry) -> str:
 
 def _long_line(entry: ListEntry) -> str:
     size = "PRE" if entry.size is None else str(entry.size)
-    return f"{size:>{_SIZE_CHARS}}  {entry.last_modified or '-':<{_DATE_CHARS}}  {clean(entry.uri)}\n"
+    date = clean(entry.last_modified or "-")
+    return f"{size:>{_SIZE_CHARS}}  {date:<{_DATE_CHARS}}  {clean(entry.uri)}\n"
 
 
 def show_stat(uri: str, is_json: bool) -> None:

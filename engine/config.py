@@ -68,10 +68,12 @@ def settings(**overrides: Any) -> Settings:
         ConfigurationError: A value has the wrong type or makes no sense, or a name is unknown.
     """
     global _current
-    with _lock:
-        if _current is None:
-            _current = _resolve(_layers())
-        found = _current
+    found = _current
+    if found is None:
+        with _lock:
+            if _current is None:
+                _current = _resolve(_layers())
+            found = _current
     given = {name: value for name, value in overrides.items() if value is not None}
     if not given:
         return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from typing import NoReturn
@@ -45,7 +46,8 @@ def run_demo(scale: float) -> NoReturn:
     pipe = guard.stdin.fileno()
     os.set_inheritable(pipe, True)
     arguments = [server["folder"], str(scale), str(guard.pid), str(pipe)]
-    sys.stdout.flush()
+    # The mask survives the exec: what is sent while the new program loads reaches it when it is ready to clean up.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     os.execve(  # noqa: S606 (no shell is wanted)
         sys.executable,
         [sys.executable, "-P", "-m", "s3dlio.engine.demo_run", *arguments],

@@ -63,12 +63,16 @@ def _guarded(guard_pid: int, guard_pipe: int) -> Iterator[None]:
     try:
         yield
     finally:
+        # A second Ctrl-C need not break off what is over in a moment.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.close(guard_pipe)
         os.waitpid(guard_pid, 0)
 
 
 def _run(folder: str, scale: float) -> list[Phase]:
     try:
+        # Blocked by demo.py, until here: a Ctrl-C that came meanwhile is raised by this line.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         with LiveProgress(is_log=True) as live:
             return [*_measure(DemoData(scale), folder, live)]
     except KeyboardInterrupt:
@@ -84,6 +88,8 @@ def _measure(data: DemoData, folder: str, live: LiveProgress) -> Iterator[Phase]
     _make(data, folder, live)
     for family in (data.small, data.large):
         yield _mp_get(family, live)
+    # The workers of mp_get stay warm for the next one; there is none, and two cores are few.
+    shutdown()
     with Pool(procs=_PROCS) as pool:
         for epoch in range(_NUM_EPOCHS):
             yield _train(pool, data, epoch, live)

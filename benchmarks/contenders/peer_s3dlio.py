@@ -9,7 +9,7 @@ from _protocol import Check, Client, chunks, main
 
 import s3dlio
 
-# As many objects a call as memory allows comfortably; larger calls were no faster.
+# `get_many` waits for its last object, so calls are as large as memory comfortably allows.
 _CALL_BYTES = 512 << 20
 _CALL_OBJECTS = 500
 

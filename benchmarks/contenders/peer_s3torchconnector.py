@@ -9,7 +9,7 @@ from typing import Any
 from _protocol import BUCKET, Check, Client, Task, in_threads, main
 from s3torchconnector._s3client import S3Client, S3ClientConfig
 
-# The CRT sizes its connection pool by this figure; the default of 10 keeps it short of connections on loopback.
+# The CRT sizes its connection pool by this figure (default 10): it shall not be short of connections on loopback.
 _TARGET_GBPS = 100.0
 
 

@@ -51,7 +51,8 @@ class FetchLoop:
         self.num_bytes = 0
         """Body bytes of everything that finished well."""
         self.num_retries = 0
-        self._limits = limits
+        self.limits = limits
+        """Timeouts and the retry policy; may be exchanged between two polls."""
         self._epoll = select.epoll()
         self._active: dict[int, Connection] = {}
         """By descriptor: connections with a request."""
@@ -182,7 +183,7 @@ class FetchLoop:
         now = time.monotonic()
         if not fetch.begun_s:
             fetch.begun_s = now
-            fetch.deadline_s = now + self._limits.deadline_s
+            fetch.deadline_s = now + self.limits.deadline_s
         fetch.attempts += 1
         fetch.state = State.ACTIVE
         active = self._active
@@ -285,7 +286,7 @@ class FetchLoop:
         fetch.failures += 1
         now = time.monotonic()
         wait_s = self._wait_before_retry(fetch, error)
-        if wait_s is None or fetch.failures >= self._limits.max_attempts or now + wait_s > fetch.deadline_s:
+        if wait_s is None or fetch.failures >= self.limits.max_attempts or now + wait_s > fetch.deadline_s:
             fetch.error = _final(fetch, error, now)
             self._finish(fetch, State.FAILED)
             return
@@ -300,7 +301,7 @@ class FetchLoop:
         if not error.retryable:
             return None
         asked = parse_retry_after(error.retry_after, datetime.now(UTC))
-        return delay_s(fetch.failures, self._limits, random.random(), asked)
+        return delay_s(fetch.failures, self.limits, random.random(), asked)
 
     # Connections in and out of the sets.
 
@@ -362,7 +363,7 @@ class FetchLoop:
 
     def _sweep(self) -> None:
         self._next_sweep = self._now + _SWEEP_S
-        limits = self._limits
+        limits = self.limits
         for connection in list(self._active.values()):
             waits_s = self._now - connection.stamp_s
             if connection.phase is Phase.PARKED or waits_s < 0:

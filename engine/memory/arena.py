@@ -13,6 +13,7 @@ import os
 import weakref
 from collections import deque
 
+from .blocks import RETIRED
 from .limits import default_memory_bytes
 from .segment import HEADER_BYTES, Segment
 from .slots import Slot, Slots
@@ -63,7 +64,8 @@ class Arena:
 
     def free(self, slot: Slot) -> None:
         """Takes back a slot that was granted and never leased."""
-        if self._poison:
+        # A retired slot stays as it is: a forked child reads it.
+        if self._poison and slot.state != RETIRED:
             self.segment.poison(slot.start, slot.start + slot.nbytes)
         self.slots.free(slot)
 

@@ -35,7 +35,7 @@ HEADER_BYTES = max(PAGE_BYTES, MAX_WORKERS * 8)
 """The beginning of the segment, never granted: one u64 progress counter for each worker."""
 
 _VET_BYTES = 64 << 20
-"""Reading meminfo and cgroups takes 0.1 to 0.2 ms; reserving 64 MiB takes 18 ms. So the look is taken once in so many bytes."""
+"""Reading meminfo and cgroups takes 0.3 ms; reserving 64 MiB takes 18 ms. So the look is taken once in so many bytes."""
 
 _HEADROOM_BYTES = 32 << 20
 """Left to the processes themselves: taking the last page is what wakes the OOM killer."""

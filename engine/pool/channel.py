@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import tempfile
@@ -42,12 +43,11 @@ class Hub:
         return int(self._socket.getsockopt(zmq.FD))
 
     def open_door(self) -> str:
-        """Binds a fresh address and returns it."""
-        self.close_door()
-        self._folder = tempfile.mkdtemp(prefix="s3dlio-")
-        address = f"ipc://{self._folder}/s"
-        self._socket.bind(address)
-        return address
+        """Returns the address that is open, or binds a fresh one: workers on their way to the open one must still find it."""
+        if self._folder is None:
+            self._folder = tempfile.mkdtemp(prefix="s3dlio-")
+            self._socket.bind(f"ipc://{self._folder}/s")
+        return f"ipc://{self._folder}/s"
 
     def close_door(self) -> None:
         """Removes the address's name; connections through it stay."""
@@ -87,6 +87,7 @@ class Line:
     def __init__(self, index: int, address: str) -> None:
         if not address.startswith("ipc://"):
             raise InternalError("a worker talks over ipc only")
+        self._folder = os.path.dirname(address.removeprefix("ipc://"))
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.DEALER)
         _configure(self._socket)
@@ -114,6 +115,10 @@ class Line:
     def has_news(self) -> bool:
         """As `Hub.has_news`."""
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def remove_door(self) -> None:
+        """Removes the address's name, where the coordinator died before it could."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def close(self) -> None:
         """Closes the socket; what was not sent is dropped."""

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..errors import S3dlioError, ViewsHeldError, WorkerLostError
+from ..errors import InsufficientMemoryError, S3dlioError, ViewsHeldError, WorkerLostError
 from ..memory.arena import Arena
+from ..memory.limits import available_memory
 from ..stores.registry import locate
 from ..types import ListEntry, ObjectInfo, ObjectRef
 from .crew import Crew, Reported, WorkerDied
@@ -38,6 +39,7 @@ class Core:
 
     def __init__(self, settings: Settings, procs: int, jobs: int) -> None:
         """Maps the segment and starts the workers, without waiting for them."""
+        _check_memory(settings.memory_bytes)
         self._settings = settings
         self._num_procs = procs
         self.arena = Arena(settings.memory_bytes, settings.poison_freed)
@@ -277,3 +279,12 @@ class Core:
         if store.spec is None or isinstance(self._crew, LocalCrew):
             return None
         return OpenStore(number, store.spec)
+
+
+def _check_memory(cap_bytes: int) -> None:
+    """Raises at once what would otherwise come in the middle of an epoch."""
+    available = available_memory()
+    if cap_bytes > available:
+        raise InsufficientMemoryError(
+            f"memory_bytes asks for {cap_bytes} bytes and {available} are available; lower memory_bytes or free memory"
+        )

@@ -129,7 +129,9 @@ class Crew:
             if member is not None:
                 member.is_over = True
             elif fd == self._wake_fd:
-                os.eventfd_read(fd)
+                # Several threads may have been woken by one call; the first takes it.
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
 
     def wake(self) -> None:
         """Ends a `wait` of another thread."""
@@ -149,9 +151,12 @@ class Crew:
             raise ProtocolError(f"worker {member.index} sent what is no message", cause=str(error)) from error
         if not member.is_started and events and isinstance(events[0], WorkerStarted):
             member.is_started = True
-            if all(other.is_started for other in self._members.values()):
-                self._hub.close_door()
+            self._close_door_if_all_in()
         return events
+
+    def _close_door_if_all_in(self) -> None:
+        if all(member.is_started for member in self._members.values()):
+            self._hub.close_door()
 
     def progress(self, worker: int) -> int:
         """The worker's own count of finished parts, read from shared memory: it moves as long as the worker lives and works."""
@@ -228,6 +233,7 @@ class Crew:
         os.close(member.pidfd)
         os.close(member.stderr_fd)
         del self._members[member.index], self._by_pidfd[member.pidfd]
+        self._close_door_if_all_in()
         reason = f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
         return WorkerDied(member.index, f"{reason}: {tail}" if tail else reason, member.is_started)
 

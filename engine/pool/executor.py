@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 class Executor:
     """Fetches parts into a segment. What it was not told is not there: stores by `open`, places by each command."""
 
+    # Every CancelPart is answered, also a late one; every other command is answered once, when its part is over.
+
     def __init__(self, segment: Segment, loop: FetchLoop) -> None:
         self._segment = segment
         self._loop = loop
         self._wires: dict[int, tuple[str, Any]] = {}
         self._fetches: dict[int, Fetch] = {}
+        self._events: list[Event] = []
+        """Answers that need no request."""
 
     @property
     def num_unfinished(self) -> int:
@@ -52,12 +56,19 @@ class Executor:
             fetch = self._fetches.get(command.part)  # type: ignore[union-attr]
             if fetch is not None:
                 self._loop.cancel(fetch)
+            else:
+                # Over already, or never heard of: either way nobody writes for it, and whoever waits must hear so.
+                self._events.append(PartCancelled(command.part))  # type: ignore[union-attr]
         else:
             raise InternalError(f"{kind.__name__} is not for an executor")
 
     def poll(self, timeout_s: float | None) -> list[Event]:
         """Moves the loop, waiting at most `timeout_s`; returns what has come about."""
-        return [self._report(fetch) for fetch in self._loop.poll(timeout_s)]
+        events = [self._report(fetch) for fetch in self._loop.poll(0 if self._events else timeout_s)]
+        if self._events:
+            events += self._events
+            self._events = []
+        return events
 
     def _fetch(self, command: FetchPart) -> None:
         root, wire = self._wires[command.store]

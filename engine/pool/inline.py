@@ -32,8 +32,8 @@ class InlineFetcher:
     """The process's own loops and memory for `get`, `get_range`, `get_many` and small requests. Thread-safe."""
 
     def __init__(self) -> None:
-        self._limits = settings()
-        self._arena = Arena(self._limits.memory_bytes, self._limits.poison_freed)
+        limits = settings()
+        self._arena = Arena(limits.memory_bytes, limits.poison_freed)
         self._lock = threading.Lock()
         """Guards the arena's books; held for a microsecond at a time, never while waiting."""
         self._loops: deque[FetchLoop] = deque()
@@ -137,8 +137,10 @@ class InlineFetcher:
         try:
             loop = self._loops.pop()
         except IndexError:
-            loop = FetchLoop(self._limits, max_connections)
-        loop.max_connections = max_connections
+            loop = FetchLoop(settings(), max_connections)
+        else:
+            loop.limits = settings()
+            loop.max_connections = max_connections
         try:
             yield loop
         except BaseException as error:

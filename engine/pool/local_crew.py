@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +25,13 @@ class LocalCrew:
     def __init__(self, settings: Settings, jobs: int, segment: Segment) -> None:
         self._loop = FetchLoop(settings, jobs)
         self._executor = Executor(segment, self._loop)
-        self._poller = select.poll()
-        self._poller.register(self._loop.fileno(), select.POLLIN)
+        # An epoll set, since several threads may wait in it at once; a poll object refuses that.
+        self._epoll = select.epoll()
+        self._epoll.register(self._loop.fileno(), select.EPOLLIN)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._due_s = 0.0
+        """When the loop must be looked at, whatever the sockets say."""
         self._greeting: list[Event] = []
 
     @property
@@ -50,6 +58,7 @@ class LocalCrew:
             yield Reported(0, self._greeting)
             self._greeting = []
         events = self._executor.poll(0)
+        self._due_s = time.monotonic() + self._loop.wait_s(None)
         if events:
             yield Reported(0, events)
 
@@ -58,11 +67,16 @@ class LocalCrew:
         return bool(self._greeting) or self._loop.has_work
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until a socket is ready or a retry is due, at most `timeout_s`."""
-        self._poller.poll(self._loop.wait_s(timeout_s) * 1000)
+        """Waits until a socket is ready or a retry is due, at most `timeout_s`. Needs no lock: it does not touch the loop."""
+        due_in_s = max(0.0, self._due_s - time.monotonic())
+        for fd, _ in self._epoll.poll(min(timeout_s, due_in_s)):
+            if fd == self._wake_fd:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
 
     def wake(self) -> None:
-        """Nothing: a `wait` here ends with the next event of the same sockets."""
+        """Ends a `wait` of another thread."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def progress(self, worker: int) -> int:
         """It cannot hang without its caller hanging."""
@@ -76,6 +90,8 @@ class LocalCrew:
 
     def close(self) -> None:
         """Closes connections."""
+        self._epoll.close()
+        os.close(self._wake_fd)
         self._loop.close()
 
     def abandon(self) -> None:

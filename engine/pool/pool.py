@@ -57,10 +57,14 @@ class Pool:
         """
         self._settings = settings(procs=procs, jobs=jobs, memory_bytes=memory_bytes)
         self._lock = threading.Lock()
+        self._has_left = threading.Condition(self._lock)
+        """Told by whoever ends a wait."""
         self._over: deque[Run] = deque()
         """Runs that are over and not yet closed."""
         self._num_waiting = 0
         """Threads that wait outside the lock."""
+        self._waited_until_s = 0.0
+        """The end of the last wait of any thread: time in which several wait counts once."""
         self._core: Core | None = None
         self._is_closed = False
         self._open()
@@ -145,7 +149,7 @@ class Pool:
         stuck_since_s: float | None = None
         while True:
             with self._lock:
-                self._check_open()
+                self._check_use(core)
                 item = core.take(run)
                 if item is not None and not core.is_move_due(run):
                     return item
@@ -155,7 +159,7 @@ class Pool:
             # The user's own code runs outside the lock: it may be slow, and may use this pool.
             more = [*islice(wanted, num)] if num else []
             with self._lock:
-                self._check_open()
+                self._check_use(core)
                 if num:
                     run.is_exhausted = core.offer(run, more) < num
                 has_moved = core.move()
@@ -193,8 +197,11 @@ class Pool:
         finally:
             with self._lock:
                 self._num_waiting -= 1
-                if not self._is_closed and self._core is core:
-                    core.note_wait(time.monotonic() - begun_s)
+                self._has_left.notify_all()
+                now_s = time.monotonic()
+                if not self._is_closed:
+                    core.note_wait(now_s - max(begun_s, self._waited_until_s))
+                self._waited_until_s = now_s
 
     def _close_runs(self, core: Core) -> None:
         """Closes the runs that are over, now if the lock is free; otherwise whoever has it is not far from the next look."""
@@ -218,7 +225,8 @@ class Pool:
         """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
         core = self._current()
         with self._lock:
-            core.arena.collect()
+            if core.move() and self._num_waiting:
+                core.wake()
             slots = core.arena.slots
             return {
                 "objects": core.scheduler.num_delivered,
@@ -237,9 +245,12 @@ class Pool:
         """Ends the workers and closes everything; views that exist stay readable. May be called again."""
         with self._lock:
             self._is_closed = True
-            if self._core is not None:
-                self._core.wake()
-            self._core = None
+            core, self._core = self._core, None
+            deadline_s = time.monotonic() + 2 * _WAIT_S
+            # What a thread waits on is not closed under it: its descriptors may be another file's a moment later.
+            while core is not None and self._num_waiting and time.monotonic() < deadline_s:
+                core.wake()
+                self._has_left.wait(0.01)
             self._finalizer()
         _pools.discard(self)
 
@@ -257,6 +268,11 @@ class Pool:
         if self._is_closed:
             raise PoolClosedError("the pool was closed")
 
+    def _check_use(self, core: Core) -> None:
+        self._check_open()
+        if self._core is not core:
+            raise PoolClosedError("this iteration began before a fork, and only the parent can go on with it; fetch anew")
+
     def _current(self) -> Core:
         """Returns the core, made anew in a forked child."""
         self._check_open()
@@ -271,6 +287,7 @@ class Pool:
             _inherited.append(self._core)
         self._core = None
         self._lock = threading.Lock()
+        self._has_left = threading.Condition(self._lock)
         self._over.clear()
         self._num_waiting = 0
 

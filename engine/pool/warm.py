@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import threading
 
+from ..config import Settings, settings
 from .pool import Pool
 
 _lock = threading.Lock()
-_pools: dict[tuple[int, int, int | str | None], Pool] = {}
+_pools: dict[Settings, Pool] = {}
 
 
 def warm_pool(procs: int, jobs: int, memory_bytes: int | str | None) -> Pool:
     """Returns the pool of this shape, started if there is none."""
-    shape = (procs, jobs, memory_bytes)
+    shape = settings(procs=procs, jobs=jobs, memory_bytes=memory_bytes)
     with _lock:
         pool = _pools.get(shape)
         if pool is None:

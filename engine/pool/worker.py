@@ -23,8 +23,8 @@ from .messages import Event, OpenStore, Stop, Welcome, WorkerStarted, decode_com
 
 _BATCH_EVENTS = 16
 """Events are sent when so many wait, or when there is nothing else to do: the coordinator is woken once for many objects."""
-_WAKE_S = 5.0
-"""How often the counter moves at the least while there is work."""
+_MAX_WAKE_S = 5.0
+"""How often the counter moves at the least; four times as often as it is judged, where that is less."""
 
 
 class WorkerLoop:
@@ -39,8 +39,10 @@ class WorkerLoop:
         self._line = Line(welcome.index, welcome.address)
         self._events: list[Event] = [WorkerStarted(os.getpid())]
         self._is_stopping = False
+        self._is_orphan = False
+        self._wake_s = min(_MAX_WAKE_S, welcome.settings.worker_silence_s / 4)
         self._loop.watch(self._line.fd, _nothing)
-        self._loop.watch(welcome.life_fd, self._stop)
+        self._loop.watch(welcome.life_fd, self._stop_as_orphan)
         self._watch_parent(welcome.parent_pid)
 
     def run(self) -> None:
@@ -49,11 +51,13 @@ class WorkerLoop:
         while not self._is_stopping:
             self._hear()
             # With events in hand it only looks; when there is nothing to do, they go out, and then it waits.
-            happened = self._executor.poll(0 if self._events else _WAKE_S)
+            happened = self._executor.poll(0 if self._events else self._wake_s)
             self._events += happened
             if self._events and (not happened or len(self._events) >= _BATCH_EVENTS):
                 self._flush()
             self._counters[self._place] += 1
+        if self._is_orphan:
+            self._line.remove_door()
         self._loop.close()
         self._line.close()
 
@@ -64,13 +68,16 @@ class WorkerLoop:
             # Gone already, or a sandbox refuses pidfds: then the pipe still tells.
             sys.stderr.write(f"{describe(error)}\n")
         else:
-            self._loop.watch(fd, self._stop)
+            self._loop.watch(fd, self._stop_as_orphan)
         # It may have died before it was watched, and its number may be another's by now.
         if os.getppid() != pid:
-            self._stop()
+            self._stop_as_orphan()
 
     def _stop(self) -> None:
         self._is_stopping = True
+
+    def _stop_as_orphan(self) -> None:
+        self._is_stopping = self._is_orphan = True
 
     def _hear(self) -> None:
         while self._line.has_news():

@@ -1,7 +1,6 @@
 """From a URI to its store: the table of schemes, and the stores that are open in this process.
 
-A bucket is opened once: credentials, region and endpoint are resolved then, and stay until `forget_stores` (called by `configure` and
-`shutdown`).
+A bucket is opened once: credentials, region and endpoint are resolved then, and stay until `forget_stores`, which `shutdown` calls.
 """
 
 from __future__ import annotations

@@ -267,3 +267,20 @@ def test_slots_need_neither_numpy_nor_mmap() -> None:
     script = "import sys, s3dlio.engine.memory.slots as s; print({'numpy', 'mmap', 'ctypes'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "set()"
+
+
+def test_an_address_and_a_generation_are_granted_once_across_merges_and_splits() -> None:
+    slots, _ = make(8, space_pages=8)
+    left, right = grant(slots, 4), grant(slots, 4)
+    seen = {(left.start, left.generation)}
+    for _ in range(5):
+        seen.add((right.start, right.generation))
+        slots.free(right)
+        right = grant(slots, 4)
+    seen.add((right.start, right.generation))
+    slots.free(right)
+    slots.free(left)
+    slots.free(grant(slots, 8))
+    again = {(slot.start, slot.generation) for slot in (grant(slots, 4), grant(slots, 4))}
+    assert {start for start, _ in again} == {start for start, _ in seen}
+    assert not again & seen
