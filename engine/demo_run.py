@@ -178,7 +178,7 @@ def _show(phases: list[Phase]) -> None:
         )
     console = Console(highlight=False)
     console.print(table)
-    console.print("In each epoch every object came once, in a shuffled order, and every byte was checked.")
+    console.print("In each epoch every object came once, shuffled, and every byte was checked.")
     console.print("The server and its data are removed.")
 
 

@@ -31,7 +31,7 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
     """Checks the head of a 200 or 206 answer against what `fetch` asked for, and notes version, size and end in `fetch`.
 
     Returns:
-        The plan for the body; None where the body is chunked and its length is known only at its end.
+        The plan for the body; None where the body is chunked, and its length is known only at its end.
 
     Raises:
         ObjectChangedError: Another version or size.
@@ -40,20 +40,22 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
     _check_version(fetch, head)
     spread = head.content_range()
     length = head.length
-    if spread is None:
-        if head.status == 206:
-            raise ProtocolError("206 without Content-Range")
-        if length is None:
-            if head.is_chunked:
-                return None
-            raise ProtocolError("the answer has neither a length nor chunks")
-        first, last = 0, length
-        _note_size(fetch, length)
-    else:
+    if spread is not None:
         first, last, total = _check_range(fetch, spread, length)
         _note_size(fetch, total)
+    elif head.status == 206:
+        raise ProtocolError("206 without Content-Range")
+    elif length is not None:
+        first, last = 0, length
+        _note_size(fetch, length)
+    if length is None:
+        if head.is_chunked:
+            return None
+        raise ProtocolError("the answer has neither a length nor chunks")
     position = fetch.start + fetch.received
-    stop = last if fetch.end is None else min(last, fetch.end)
+    if fetch.end is None:
+        raise ProtocolError("the answer does not say where the object ends")
+    stop = min(last, fetch.end)
     if position > stop:
         raise ProtocolError(f"the answer ends at byte {last}, before the first byte that was asked for ({position})")
     return BodyPlan(position - first, stop - position, last - stop)

@@ -190,16 +190,17 @@ class Connection:
         if not num:
             raise ConnectFailedError(f"{self} closed the connection before it answered")
         self._head_used = used + num
-        end = self._head.find(b"\r\n\r\n", max(0, used - 3), used + num)
-        if end < 0:
-            self._make_room_for_head()
-            return False
-        self._head_end = end + 4
-        head = ResponseHead(self._head_view[: end + 4])
-        if head.status < 200:
-            return self._drop_interim()
-        self._reply = head
-        return self._begin_body(head)
+        begin = max(0, used - 3)
+        while (end := self._head.find(b"\r\n\r\n", begin, self._head_used)) >= 0:
+            head = ResponseHead(self._head_view[: end + 4])
+            if head.status >= 200:
+                self._head_end = end + 4
+                self._reply = head
+                return self._begin_body(head)
+            self._drop_interim(end + 4)
+            begin = 0
+        self._make_room_for_head()
+        return False
 
     def _make_room_for_head(self) -> None:
         if self._head_used < len(self._head):
@@ -209,15 +210,11 @@ class Connection:
         self._head = self._head + bytes(len(self._head))
         self._head_view = memoryview(self._head)
 
-    def _drop_interim(self) -> bool:
+    def _drop_interim(self, end: int) -> None:
         """Passes over a 1xx answer: the real one follows. Source: RFC 9110 §15.2."""
-        rest = bytes(self._head_view[self._head_end : self._head_used])
+        rest = bytes(self._head_view[end : self._head_used])
         self._head_used = len(rest)
         self._head_view[: len(rest)] = rest
-        self._head_end = 0
-        if b"\r\n\r\n" in rest:
-            raise ProtocolError("several answers at once")
-        return False
 
     def _begin_body(self, head: ResponseHead) -> bool:
         fetch = self.fetch
@@ -253,10 +250,18 @@ class Connection:
         if fetch.out is None:
             fetch.out = _EMPTY
         if self._chunks is not None:
-            fetch.out[: len(fetch.body)] = fetch.body
-            fetch.received = len(fetch.body)
+            assert fetch.end is not None
+            num = fetch.end - fetch.start - fetch.received
+            fetch.out[fetch.received : fetch.received + num] = fetch.body[:num]
+            fetch.received += num
             fetch.body = b""
             return self._complete()
+        # Whoever gave the space may have cut the part shorter: then the rest is left unread, and others fetch it.
+        assert fetch.end is not None
+        beyond = fetch.start + fetch.received + self._left - fetch.end
+        if beyond > 0:
+            self._left -= beyond
+            self._extra += beyond
         self._sink = fetch.out[fetch.received : fetch.received + self._left]
         return self._take_first()
 
@@ -334,13 +339,16 @@ class Connection:
         return self._place_chunked_object(fetch, self._chunks.data)
 
     def _place_chunked_object(self, fetch: Fetch, data: bytearray) -> bool:
-        """Takes [start, end) of a whole object that came in chunks: accepted only if the count is right (case N7)."""
-        if fetch.size is not None and fetch.size != len(data):
-            raise TruncatedBodyError(f"{len(data)} bytes came in chunks, {fetch.size} were expected")
-        fetch.size = len(data)
-        fetch.end = len(data) if fetch.end is None else min(fetch.end, len(data))
-        fetch.received = 0
-        fetch.body = data[fetch.start : fetch.end]
+        """Takes what was asked for from an object, or a range of one, that came in chunks, if the count is right (case N7)."""
+        assert self._reply is not None
+        first, last, _ = self._reply.content_range() or (0, fetch.size or len(data), None)
+        if last - first != len(data):
+            raise TruncatedBodyError(f"{len(data)} bytes came in chunks, {last - first} were expected")
+        if fetch.size is None:
+            fetch.size = len(data)
+        fetch.end = fetch.size if fetch.end is None else min(fetch.end, fetch.size)
+        # A range begins where the last attempt had come to; what that attempt had received is in its place already.
+        fetch.body = data[fetch.start + fetch.received - first : fetch.end - first]
         return self._place(fetch)
 
     def _count(self) -> None:

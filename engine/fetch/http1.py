@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from ..errors import ProtocolError
 
@@ -38,8 +38,8 @@ class ResponseHead:
         parser = HttpResponseParser(self)
         try:
             parser.feed_data(head)
-        except HttpParserError as error:
-            raise ProtocolError("the answer is not HTTP", cause=f"{type(error).__name__}: {error}") from None
+        except (HttpParserError, HttpParserUpgrade) as error:
+            raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
         self.status: int = parser.get_status_code()
         length = self.headers.get(b"content-length")
         self.length: int | None = int(length) if length is not None else None
@@ -68,7 +68,8 @@ class ResponseHead:
 
     @property
     def is_chunked(self) -> bool:
-        return b"chunked" in self.headers.get(b"transfer-encoding", b"").lower()
+        """Whether the body comes in chunks, and in no other coding: then its bytes would not be those of the object."""
+        return self.headers.get(b"transfer-encoding", b"").strip().lower() == b"chunked"
 
     @property
     def etag(self) -> str | None:
@@ -133,7 +134,12 @@ class ChunkedBody:
         """Called by the parser for each piece."""
         self.data += data
         if len(self.data) > self._max_bytes:
-            raise OverflowError("too long")
+            raise ProtocolError("too long")
+
+    def on_message_begin(self) -> None:
+        """Called by the parser before each message; a second one has no place here."""
+        if self.is_complete:
+            raise ProtocolError("more behind the last chunk")
 
     def on_message_complete(self) -> None:
         """Called by the parser after the last chunk."""

@@ -155,8 +155,7 @@ class Fetch:
     @property
     def missing_space(self) -> int:
         """Bytes that `out` must hold, while the state is WANTS_SPACE."""
-        if self.end is None:
-            return len(self.body)
+        assert self.end is not None
         return self.end - self.start
 
 

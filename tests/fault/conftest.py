@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -28,14 +28,16 @@ def quick_settings(clean_aws_env: None) -> None:
 
 
 @pytest.fixture
-def served(object_server: ObjectServer, s3_env: PointAt, quick_settings: None) -> ObjectServer:
+def served(object_server: ObjectServer, s3_env: PointAt, quick_settings: None) -> Iterator[ObjectServer]:
     """An honest server for `s3://bucket/`, whose answers are broken by `served.faults["/bucket/key"]`."""
     s3_env(object_server.url)
-    return object_server
+    yield object_server
+    s3dlio.shutdown()
 
 
 @pytest.fixture
-def scripted(scripted_server: ScriptedServer, s3_env: PointAt, quick_settings: None) -> ScriptedServer:
+def scripted(scripted_server: ScriptedServer, s3_env: PointAt, quick_settings: None) -> Iterator[ScriptedServer]:
     """A server for `s3://bucket/` that says only what the test scripts."""
     s3_env(scripted_server.url)
-    return scripted_server
+    yield scripted_server
+    s3dlio.shutdown()

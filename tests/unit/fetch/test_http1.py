@@ -1,18 +1,13 @@
-"""Response heads, byte ranges and chunked bodies, as bytes in memory and byte by byte over a real connection."""
+"""Response heads, byte ranges and chunked bodies, as bytes in memory."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import s3dlio
 from s3dlio.engine.errors import ProtocolError
 from s3dlio.engine.fetch.http1 import ChunkedBody, ResponseHead, format_range, has_body, unquote_etag
-from tests.support.s3_endpoint import S3Endpoint
-from tests.support.scripted_server import Connection, Request, ScriptedServer
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 sizes = st.integers(min_value=0, max_value=10**17)
@@ -194,56 +189,3 @@ def test_n5_a_second_answer_behind_the_last_chunk_is_no_part_of_the_body() -> No
     except ProtocolError:
         return
     assert bytes(body.data) == b"hello"
-
-
-PointAt = Callable[[S3Endpoint | str], None]
-
-
-def byte_by_byte(wire: bytes) -> Callable[[Request, Connection], None]:
-    """Sends each byte in a segment of its own (the server's sockets have TCP_NODELAY)."""
-
-    def handle(_request: Request, connection: Connection) -> None:
-        for byte in wire:
-            connection.send(bytes((byte,)))
-
-    return handle
-
-
-def test_a_head_that_arrives_byte_by_byte_is_read(scripted_server: ScriptedServer, s3_env: PointAt) -> None:
-    scripted_server.then(byte_by_byte(b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nContent-Length: 5\r\n\r\nhello'))
-    s3_env(scripted_server.url)
-    assert bytes(s3dlio.get("s3://bucket/key")) == b"hello"
-
-
-@pytest.mark.parametrize("num_bytes", [900, 1000, 1024, 4096, 40_000])
-def test_a_head_longer_than_the_first_buffer_is_read(scripted_server: ScriptedServer, s3_env: PointAt, num_bytes: int) -> None:
-    padding = "".join(f"X-Pad-{n}: {'p' * 90}\r\n" for n in range(num_bytes // 100))
-    wire = f"HTTP/1.1 200 OK\r\n{padding}Content-Length: 5\r\n\r\nhello".encode()
-    scripted_server.then(lambda _request, connection: connection.send(wire))
-    s3_env(scripted_server.url)
-    assert bytes(s3dlio.get("s3://bucket/key")) == b"hello"
-
-
-def test_a_head_without_end_is_an_error(scripted_server: ScriptedServer, s3_env: PointAt) -> None:
-    s3dlio.configure(max_attempts=1)
-    scripted_server.then(lambda _request, connection: connection.send(b"HTTP/1.1 200 OK\r\nX-Endless: " + b"x" * 200_000))
-    s3_env(scripted_server.url)
-    with pytest.raises(ProtocolError, match="head is longer"):
-        s3dlio.get("s3://bucket/key")
-
-
-@pytest.mark.parametrize("is_split", [False, True], ids=["one segment", "two segments"])
-def test_interim_answers_are_passed_over(scripted_server: ScriptedServer, s3_env: PointAt, is_split: bool) -> None:
-    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    final = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-    parts = [interim, final] if is_split else [interim + final]
-
-    def handle(_request: Request, connection: Connection) -> None:
-        for part in parts:
-            connection.send(part)
-
-    # One attempt, so that an error cannot be hidden by a retry. Source: RFC 9110 §15.2.
-    s3dlio.configure(max_attempts=1)
-    scripted_server.then(handle)
-    s3_env(scripted_server.url)
-    assert bytes(s3dlio.get("s3://bucket/key")) == b"hello"

@@ -1,0 +1,162 @@
+"""A model of the worker processes, for tests of the scheduler: they answer commands as real ones do, but only when they are told to.
+
+Owns: objects that change, memory that remembers who wrote what, and workers whose orders and reports lie in the post until a test
+moves them. A worker has `jobs` connections; a request that waits for space keeps its own.
+Never: looks into the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from s3dlio.engine.errors import NotFoundError, ObjectChangedError, S3dlioError
+from s3dlio.engine.pool.messages import (
+    CancelPart,
+    Command,
+    Event,
+    FetchPart,
+    PartCancelled,
+    PartFailed,
+    PartFetched,
+    SpaceWanted,
+    SupplySpace,
+)
+
+PAGE = 4096
+CELL = 1024
+"""Memory is remembered in cells of this size; parts and slots begin at a multiple of it."""
+
+
+class ModelMemory:
+    """Commits pages, and remembers for each cell what was written there last."""
+
+    def __init__(self) -> None:
+        self.pages: set[int] = set()
+        self.cells: dict[int, tuple[str, str, int]] = {}
+
+    def reserve(self, start: int, end: int) -> None:
+        pages = set(range(start // PAGE, end // PAGE))
+        assert not pages & self.pages
+        self.pages |= pages
+
+    def release(self, start: int, end: int) -> None:
+        pages = set(range(start // PAGE, end // PAGE))
+        assert pages <= self.pages
+        self.pages -= pages
+
+    def write(self, offset: int, key: str, version: str, start: int, end: int) -> None:
+        """Puts bytes [start, end) of an object to `offset`."""
+        for cell in range(-(-(end - start) // CELL)):
+            assert (offset + cell * CELL) // PAGE in self.pages, "written where no memory is"
+            self.cells[offset // CELL + cell] = (key, version, start // CELL + cell)
+
+    def read(self, offset: int, nbytes: int) -> list[tuple[str, str, int] | None]:
+        """Returns who wrote what into [offset, offset + nbytes)."""
+        return [self.cells.get(offset // CELL + cell) for cell in range(-(-nbytes // CELL))]
+
+
+@dataclass
+class ModelObject:
+    size: int
+    num_changes: int = 0
+
+    @property
+    def version(self) -> str:
+        return f"v{self.num_changes}"
+
+
+@dataclass(eq=False)
+class Request:
+    """A part in a worker."""
+
+    command: FetchPart
+    end: int | None
+    version: str | None
+    offset: int
+    nbytes: int
+    is_wanting: bool = False
+    was_restarted: bool = False
+
+    @property
+    def is_pinned(self) -> bool:
+        return self.command.version is not None or self.command.size is not None
+
+
+@dataclass(eq=False)
+class ModelWorker:
+    index: int
+    jobs: int
+    memory: ModelMemory
+    objects: dict[str, ModelObject]
+    inbox: deque[Command] = field(default_factory=deque)
+    outbox: deque[Event] = field(default_factory=deque)
+    requests: dict[int, Request] = field(default_factory=dict)
+    """By part, in order of arrival."""
+
+    def active(self) -> list[Request]:
+        """Requests that have a connection and do not wait for space."""
+        with_connection = list(self.requests.values())[: self.jobs]
+        return [request for request in with_connection if not request.is_wanting]
+
+    def regions(self) -> list[tuple[int, int, int]]:
+        """Returns (start, end, part) of all memory that this worker may write now or after hearing its orders."""
+        found = [(r.offset, r.nbytes, part) for part, r in self.requests.items() if not r.is_wanting]
+        found += [(c.offset, c.nbytes, c.part) for c in self.inbox if isinstance(c, FetchPart)]
+        found += [(c.offset, c.nbytes, c.part) for c in self.inbox if isinstance(c, SupplySpace) and c.part in self.requests]
+        return [(offset, offset + nbytes, part) for offset, nbytes, part in found]
+
+    def hear(self) -> None:
+        """Takes the next order. One about a part that is over is late."""
+        command = self.inbox.popleft()
+        if isinstance(command, FetchPart):
+            assert command.part not in self.requests, "the number of a part was used twice"
+            self.requests[command.part] = Request(
+                command, command.end, command.version, command.offset, command.nbytes
+            )
+        elif isinstance(command, SupplySpace):
+            request = self.requests.get(command.part)
+            if request is not None:
+                assert request.is_wanting
+                request.offset, request.nbytes, request.end = command.offset, command.nbytes, command.end
+                request.is_wanting = False
+        elif isinstance(command, CancelPart) and self.requests.pop(command.part, None) is not None:
+            self.outbox.append(PartCancelled(command.part))
+
+    def finish(self, request: Request) -> None:
+        """Goes on with a request as far as it goes: fetched, failed, or wanting space."""
+        command = request.command
+        found = self.objects.get(command.key)
+        if found is None:
+            self.fail(request, NotFoundError("no such object"))
+            return
+        if command.size not in (None, found.size) or request.version not in (None, found.version):
+            if request.is_pinned or request.was_restarted:
+                self.fail(request, ObjectChangedError("changed"))
+                return
+            request.was_restarted = True
+            request.end, request.version = command.end, command.version
+        end = found.size if request.end is None else min(request.end, found.size)
+        request.version = found.version
+        if end - command.start > request.nbytes:
+            request.end = end
+            request.is_wanting = True
+            self.outbox.append(SpaceWanted(command.part, end, found.size, found.version))
+            return
+        self.memory.write(request.offset, command.key, found.version, command.start, end)
+        del self.requests[command.part]
+        self.outbox.append(PartFetched(command.part, end - command.start, found.size, found.version, 0.01))
+
+    def scribble(self, request: Request) -> None:
+        """Writes half of what may be written: the part is not over yet."""
+        end = request.command.start + request.nbytes // 2
+        self.memory.write(request.offset, request.command.key, "half", request.command.start, end)
+
+    def fail(self, request: Request, error: S3dlioError) -> None:
+        del self.requests[request.command.part]
+        self.outbox.append(PartFailed(request.command.part, error.to_info()))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do and nothing to say."""
+        return not (self.inbox or self.outbox or self.active())
