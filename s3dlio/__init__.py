@@ -63,7 +63,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-def __dir__() -> "builtins.list[str]":
+def __dir__() -> builtins.list[str]:
     return sorted({*globals(), *_MODULE_OF})
 
 

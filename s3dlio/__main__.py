@@ -1,6 +1,6 @@
 """`python -m s3dlio`: the command line."""
 
-from s3dlio.engine.cli import main
+from s3dlio.engine.cli.app import main
 
 if __name__ == "__main__":
     main()

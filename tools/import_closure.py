@@ -13,7 +13,7 @@ from pathlib import Path
 HEAVY = ("torch", "jax", "tensorflow", "boto3", "botocore", "google", "azure")
 RULES = {
     "s3dlio/__init__.py": (*HEAVY, "numpy", "zmq"),
-    "s3dlio/engine/cli.py": (*HEAVY, "numpy"),
+    "s3dlio/engine/cli/app.py": (*HEAVY, "numpy"),
     "s3dlio/engine/fetch/*.py": (*HEAVY, "numpy"),
     "s3dlio/engine/stores/*.py": (*HEAVY, "numpy"),
     "s3dlio/engine/pool/worker.py": (*HEAVY, "numpy", "rich", "typer"),

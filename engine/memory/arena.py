@@ -12,12 +12,16 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .blocks import RETIRED
 from .limits import default_memory_bytes
 from .segment import HEADER_BYTES, Segment
 from .slots import Slot, Slots
-from .view import BytesView, lease_view
+
+if TYPE_CHECKING:
+    from .view import BytesView
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
 
@@ -40,6 +44,7 @@ class Arena:
         self.slots = Slots(self.segment, first=HEADER_BYTES, size=size, cap_bytes=cap_bytes or default_memory_bytes())
         self.released: deque[tuple[Slot, int]] = deque()
         self._leased: set[Slot] = set()
+        self._lease_view: Callable[..., BytesView] | None = None
         self._poison = poison
         _arenas.add(self)
 
@@ -60,7 +65,13 @@ class Arena:
     def lease(self, slot: Slot, nbytes: int) -> BytesView:
         """Returns the view of the first `nbytes` of a granted slot; the slot comes back when nothing of it is left."""
         self._leased.add(slot)
-        return lease_view(self.segment, slot, 0, nbytes, self.released)
+        make = self._lease_view
+        if make is None:
+            # numpy, 100 ms: a run that looks at no view (`mp_get`) never pays for it.
+            from .view import lease_view
+
+            make = self._lease_view = lease_view
+        return make(self.segment, slot, 0, nbytes, self.released)
 
     def free(self, slot: Slot) -> None:
         """Takes back a slot that was granted and never leased."""

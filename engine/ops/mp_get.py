@@ -16,8 +16,8 @@ from .objects import list_iter
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
-    from ..pool.items import Item
     from ..pool.core import Wanted
+    from ..pool.items import Item
     from ..pool.pool import Pool
 
 _MAX_ERRORS = 20

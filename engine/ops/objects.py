@@ -5,16 +5,18 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
 from ..fetch.request import Fetch
-from ..memory.view import BytesView
 from ..pool.inline import inline_fetcher
 from ..stores.registry import is_file_scheme, locate
 from ..types import ListEntry
 from ..uri import as_directory
 from .globs import compile_pattern
+
+if TYPE_CHECKING:
+    from ..memory.view import BytesView
 
 
 def get(uri: str) -> BytesView:

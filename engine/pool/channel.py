@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 
 import zmq
@@ -45,7 +44,10 @@ class Hub:
     def open_door(self) -> str:
         """Returns the address that is open, or binds a fresh one: workers on their way to the open one must still find it."""
         if self._folder is None:
-            self._folder = tempfile.mkdtemp(prefix="s3dlio-")
+            # Here, so that workers, who open no door, need not import it.
+            from tempfile import mkdtemp
+
+            self._folder = mkdtemp(prefix="s3dlio-")
             self._socket.bind(f"ipc://{self._folder}/s")
         return f"ipc://{self._folder}/s"
 

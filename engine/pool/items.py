@@ -1,4 +1,4 @@
-"""What the scheduler keeps account of: runs, items, parts, workers. Plain records; only `scheduler.py` changes them.
+"""What the scheduler keeps account of: runs, items, parts, workers. Plain records; only the scheduler's modules change them.
 
 An *item* is one thing to deliver: an object in a slot of its own. A *part* is one request for it: usually the only one, for a large
 object one of several ranges in the same slot. A *run* is one `fetch` with its items in sequence. An item is, at each moment:
@@ -45,7 +45,7 @@ class Run:
         self.pending: deque[Item] = deque()
         """Items without a slot, by number."""
         self.wanting: list[Part] = []
-        """Parts that wait for more room, unsorted."""
+        """Parts that wait for more room, in the order of their items."""
         self.done: dict[int, Item] = {}
         """READY and FAILED items by number, in the order in which they came about."""
         self.num_granted = 0
@@ -68,12 +68,12 @@ class Item:
         "num_unfinished",
         "room",
         "run",
+        "seen_version",
         "seq",
         "size",
         "slot",
         "state",
         "store",
-        "unsent",
         "uri",
         "version",
         "was_restarted",
@@ -91,24 +91,30 @@ class Item:
         self.version = version
         """The version where the caller knows it; then another version is an error."""
         self.room = size
-        """Bytes the slot must have, once that is known; None for a guess."""
+        """Bytes the slot must have, once that is known; None for a guess. A hint where `size` is None."""
         self.slot: Slot | None = None
         self.state = ItemState.PENDING
         self.num_parts = 0
         self.num_unfinished = 0
         """Parts that a worker, or nobody yet, has; the slot is not free before it is 0."""
-        self.unsent: list[Part] = []
-        """Parts that no worker has."""
         self.nbytes = 0
         """Bytes received, by the parts that are in."""
+        self.seen_version: str | None = None
+        """The version of the parts that are in, where there are several."""
         self.error: S3dlioError | None = None
         self.is_recalled = False
         """Whether the slot is being taken back, for an item in front."""
         self.was_restarted = False
+        """Whether it began again because the object changed between two parts."""
         self.elapsed_s = 0.0
         """How long its slowest part took."""
         self.worker = -1
         """Who fetched its last part."""
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether its parts are only waited for: it was dropped, has failed, or comes again."""
+        return self.is_recalled or self.error is not None or self.state is ItemState.DROPPED
 
 
 class Part:

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import stat as stat_module
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
@@ -159,10 +158,13 @@ class FileStore:
         """As `Store.put`; parents are created."""
         if key.endswith("/"):
             raise InvalidUriError("a file's URI must not end in /", uri=self.root + key)
+        # Here, so that workers, who only read, need not import it.
+        from tempfile import mkstemp
+
         folder, name = os.path.split(key)
         with _errors_named(self.root + key):
             os.makedirs(folder or "/", exist_ok=True)
-            fd, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder or "/")
+            fd, temporary = mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder or "/")
             try:
                 with open(fd, "wb") as file:
                     os.fchmod(fd, 0o666 & ~_umask())

@@ -106,6 +106,31 @@ def test_n7_a_range_in_chunks_is_exactly_the_range(served: ObjectServer, offset:
     assert bytes(s3dlio.get(URI)) == data
 
 
+def test_n7_a_range_in_chunks_that_holds_less_than_was_asked_for_is_completed(served: ObjectServer) -> None:
+    served.objects[PATH] = DATA
+    headers = {"ETag": served.etag(PATH), "Content-Range": f"bytes 100-149/{SIZE}"}
+    served.faults[PATH] = [chunked(7, Respond(206, headers, DATA[100:150]))]
+    assert bytes(s3dlio.get_range(URI, 100, 100)) == DATA[100:200]
+
+
+@pytest.mark.parametrize("num_bytes", [49, 51])
+def test_n7_chunks_that_do_not_sum_up_to_their_range_are_retried(served: ObjectServer, num_bytes: int) -> None:
+    served.objects[PATH] = DATA
+    headers = {"ETag": served.etag(PATH), "Content-Range": f"bytes 100-149/{SIZE}"}
+    served.faults[PATH] = [chunked(7, Respond(206, headers, DATA[100 : 100 + num_bytes]))]
+    assert bytes(s3dlio.get_range(URI, 100, 50)) == DATA[100:150]
+
+
+@pytest.mark.parametrize("position", [0, 1, 50_000])
+def test_n7_a_read_that_was_cut_goes_on_in_chunks(served: ObjectServer, position: int) -> None:
+    served.objects[PATH] = DATA
+    whole = chunked(4096, Respond(200, {"ETag": served.etag(PATH)}, DATA))
+    served.faults[PATH] = [cut_after(position), chunked(4096)]
+    assert bytes(s3dlio.get(URI)) == DATA
+    served.faults[PATH] = [cut_after(position), whole]
+    assert bytes(s3dlio.get(URI)) == DATA
+
+
 def test_n7_a_whole_object_in_chunks_for_a_range_beyond_its_end_is_an_invalid_range(served: ObjectServer) -> None:
     served.objects[PATH] = DATA[:50]
     served.faults[PATH] = [ignore_range(Respond(200, {"Transfer-Encoding": "chunked"}, b"32\r\n" + DATA[:50] + b"\r\n0\r\n\r\n"))] * 3

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.support.processes import REPOSITORY, ScriptProcess, wait_gone
 from tests.support.rclone_server import RcloneServer
 from tests.support.s3_endpoint import S3Endpoint
 
-CLI = "from s3dlio.engine.cli import main; main()"
+CLI = "from s3dlio.engine.cli.app import main; main()"
 UseServer = Callable[[S3Endpoint | str], None]
 CANARY = "CANARYsecretCANARYsecretCANARY"
 
@@ -138,7 +139,7 @@ def test_a5_the_traceback_of_a_bug_shows_no_local_variables(bucket: str) -> None
             secret = "{CANARY[:10]}" + "{CANARY[10:]}"
             return secret + 1
         objects.list_iter = list_iter
-        from s3dlio.engine.cli import main
+        from s3dlio.engine.cli.app import main
         main()
     """.replace("\n        ", "\n")
     found = subprocess.run(
@@ -160,6 +161,26 @@ def test_get_writes_text_to_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes("grüße\n".encode())
     code, shown, error = _on_terminal("get", f"file://{tmp_path}/text.txt")
     assert (code, shown, error) == (0, "grüße\r\n".encode(), b"")
+
+
+def test_mp_get_shows_live_rates_on_a_terminal(bucket: str, objects: dict[str, bytes]) -> None:
+    shown = _error_terminal("mp-get", f"s3://{bucket}/data/", "--procs", "1", "--json")
+    assert b"30/30 objects" in shown
+    assert b"MB/s" in shown
+
+
+def _error_terminal(*args: str) -> bytes:
+    """Runs a command whose standard error is a terminal of 120 columns, and returns what was shown there."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb") as terminal:
+        try:
+            termios.tcsetwinsize(theirs, (40, 120))
+            command = [sys.executable, "-P", "-m", "s3dlio", *args]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=theirs, timeout=60, check=True)
+            os.set_blocking(ours, False)
+            return terminal.read1(1 << 20)
+        finally:
+            os.close(theirs)
 
 
 def _on_terminal(*args: str) -> tuple[int, bytes, bytes]:
@@ -203,6 +224,6 @@ def test_ctrl_c_ends_mp_get_with_130_and_leaves_no_process(object_server: Object
 
 def test_the_help_needs_nothing_heavy() -> None:
     heavy = ("numpy", "zmq", "boto3", "botocore", "rich", "msgspec", "s3dlio.engine.pool")
-    source = f"import sys; import s3dlio.engine.cli; print([name for name in {heavy} if name in sys.modules])"
+    source = f"import sys; import s3dlio.engine.cli.app; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-P", "-c", source], capture_output=True, timeout=60, check=True)
     assert found.stdout == b"[]\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from s3dlio.engine.demo import find_rclone
+from s3dlio.engine.cli.demo import find_rclone
 from s3dlio.engine.errors import MissingExtraError
 from tests.support.processes import REPOSITORY, ScriptProcess, wait_gone
 

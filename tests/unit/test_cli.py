@@ -6,22 +6,23 @@ import importlib.metadata
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
-from s3dlio.engine.cli import app
-from s3dlio.engine.cli_console import LiveProgress
-from s3dlio.engine.cli_mp_get import failure_line
-from s3dlio.engine.demo_data import DemoData
+from s3dlio.engine.cli.app import app
+from s3dlio.engine.cli.console import LiveProgress
+from s3dlio.engine.cli.demo_data import DemoData
+from s3dlio.engine.cli.mp_get import failure_line
 from s3dlio.engine.ops.mp_get import Progress
 
 NASTY = "e\x1b[31mvil\n[bold].txt"
 
 
-def run(*args: str, stdin: bytes | None = None) -> Result:
+def run(*args: str, stdin: bytes | None = None) -> Any:
+    """Returns what typer's test runner says of one command: exit_code, stdout, stdout_bytes, stderr."""
     return CliRunner().invoke(app, args, input=stdin)
 
 
@@ -204,11 +205,11 @@ def test_help_names_every_command() -> None:
     assert all(command in found.stdout for command in ("mp-get", "ls", "stat", "get", "put", "demo"))
 
 
-def test_a_phase_leaves_one_line_in_a_log_with_rates_since_its_first_object(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_phase_leaves_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     with LiveProgress(is_log=True) as live, live.phase("fetch\x07") as report:
         report(Progress(1, 1, 0, 10**6, None, 5.0))
         report(Progress(1201, 1200, 1, 1200 * 10**6, 2000, 7.0))
-    assert capsys.readouterr().err == "fetch\\x07: 1,201/2,000 objects  600/s  600 MB/s  1 failed\n"
+    assert capsys.readouterr().err == "fetch\\x07: 1,201/2,000 objects, 1 failed in 7.0 s\n"
 
 
 def test_progress_prints_nothing_into_a_pipe_unless_it_is_a_log(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import ConfigurationError, IsADirectoryUriError
-from .ops.objects import get, list_iter, put_bytes, stat
-from .types import ListEntry
-from .uri import clean
+from ..errors import ConfigurationError, IsADirectoryUriError
+from ..ops.objects import get, list_iter, put_bytes, stat
+from ..types import ListEntry
+from ..uri import clean
 
 _SIZE_CHARS = 15
 _DATE_CHARS = 20
@@ -80,11 +80,11 @@ def download(uri: str, output: str | None) -> None:
     else:
         # A rename would put a file in the place of a device or a pipe: `-o /dev/null` as root.
         with open(path, "wb") as file:
-            file.write(memoryview(view))
+            file.write(view.data)
 
 
 def _write_to_stdout(uri: str) -> None:
-    view = memoryview(get(uri))
+    view = get(uri).data
     if sys.stdout.isatty() and not _is_plain_text(view):
         raise ConfigurationError("the object is binary; write it to a file with -o FILE, or into a pipe", uri=uri)
     sys.stdout.flush()

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import NoReturn
 
-from .errors import ConnectFailedError, MissingExtraError
+from ..errors import ConnectFailedError, MissingExtraError
 
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 
@@ -31,7 +31,7 @@ def run_demo(scale: float) -> NoReturn:
         ConnectFailedError: rclone does not start.
     """
     guard = subprocess.Popen(
-        [sys.executable, "-P", "-m", "s3dlio.engine.demo_guard", find_rclone()],
+        [sys.executable, "-P", "-m", "s3dlio.engine.cli.demo_guard", find_rclone()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -50,7 +50,7 @@ def run_demo(scale: float) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     os.execve(  # noqa: S606 (no shell is wanted)
         sys.executable,
-        [sys.executable, "-P", "-m", "s3dlio.engine.demo_run", *arguments],
+        [sys.executable, "-P", "-m", "s3dlio.engine.cli.demo_run", *arguments],
         _environment(server),
     )
 

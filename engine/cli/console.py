@@ -16,10 +16,10 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from .uri import clean
+from ..uri import clean
 
 if TYPE_CHECKING:
-    from .ops.mp_get import Progress
+    from ..ops.mp_get import Progress
 
 _RATE_WINDOW_S = 1.0
 """The rates beside a bar are those of the last second: short enough to show a stall, long enough to be read."""
@@ -65,41 +65,39 @@ class LiveProgress:
 
     @contextmanager
     def phase(self, description: str) -> Iterator[Callable[[Progress], None]]:
-        """Adds a bar and yields the function that reports to it; after the last report it shows those of the whole phase."""
+        """Adds a bar and yields the function that reports to it. At the end it shows how many there were, and how long that took."""
         name = clean(description)
         past: deque[Progress] = deque()
-        first: Progress | None = None
         bar = self._bars.add_task(name, total=None, facts="")
 
         def report(now: Progress) -> None:
-            nonlocal first
-            first = first or now
             past.append(now)
             while len(past) > 2 and now.elapsed_s - past[1].elapsed_s > _RATE_WINDOW_S:
                 past.popleft()
-            self._bars.update(bar, completed=now.attempted, total=now.total_objects, facts=_facts(now, past[0]))
+            facts = f"{_counts(now)}{_rates(now, past[0])}"
+            self._bars.update(bar, completed=now.attempted, total=now.total_objects, facts=facts)
             self._bars.refresh()
 
         yield report
-        if first is not None:
+        if past:
             last = past[-1]
-            facts = _facts(last, first)
+            facts = f"{_counts(last)} in {last.elapsed_s:.1f} s"
             self._bars.update(bar, completed=last.attempted, total=max(1, last.attempted), facts=facts)
             self._bars.refresh()
             if self._is_log:
                 self._console.print(Text(f"{name}: {facts}"), soft_wrap=True)
 
 
-def _facts(now: Progress, since: Progress) -> str:
-    """Returns `1,200/2,000 objects  9,100/s  596 MB/s`, with the rates since an earlier report.
-
-    The first report comes with the first object, so rates since then do not count the start of the workers; it alone has no earlier one.
-    """
+def _counts(now: Progress) -> str:
     total = "" if now.total_objects is None else f"/{now.total_objects:,}"
-    failed = f"  {now.failed:,} failed" if now.failed else ""
-    facts = f"{now.attempted:,}{total} objects"
-    if (duration_s := now.elapsed_s - since.elapsed_s) > 0:
-        objects_per_s = (now.succeeded - since.succeeded) / duration_s
-        bytes_per_s = (now.total_bytes - since.total_bytes) / duration_s
-        facts += f"  {objects_per_s:,.0f}/s  {bytes_per_s / 1e6:,.0f} MB/s"
-    return facts + failed
+    failed = f", {now.failed:,} failed" if now.failed else ""
+    return f"{now.attempted:,}{total} objects{failed}"
+
+
+def _rates(now: Progress, since: Progress) -> str:
+    duration_s = now.elapsed_s - since.elapsed_s
+    if duration_s <= 0:
+        return ""
+    objects_per_s = (now.succeeded - since.succeeded) / duration_s
+    bytes_per_s = (now.total_bytes - since.total_bytes) / duration_s
+    return f"  {objects_per_s:,.0f}/s  {bytes_per_s / 1e6:,.0f} MB/s"

@@ -1,4 +1,4 @@
-"""The command line `s3dlio`, also `python -m s3dlio`: what may be asked, and how it ends. What a command does stands in `cli_*.py`.
+"""The command line `s3dlio`, also `python -m s3dlio`: what may be asked, and how it ends. What a command does stands in the modules beside it.
 
 Rules:
 
@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
         except OSError as error:
             raise typer.Exit(_report(error)) from error
         except Exception as error:
-            from .errors import S3dlioError
+            from ..errors import S3dlioError
 
             if not isinstance(error, S3dlioError):
                 raise
@@ -47,8 +47,8 @@ class _Commands(TyperGroup):
 
 
 def _report(error: Exception) -> int:
-    from .cli_console import print_error
-    from .errors import ConfigurationError
+    from ..errors import ConfigurationError
+    from .console import print_error
 
     print_error(str(error))
     return _USAGE if isinstance(error, ConfigurationError) else 1
@@ -86,7 +86,7 @@ def _options(
     ] = None,
 ) -> None:
     if log_level is not None:
-        from .ops.lifecycle import init_logging
+        from ..ops.lifecycle import init_logging
 
         init_logging(log_level)
 
@@ -104,7 +104,7 @@ def _mp_get(
     is_json: JsonOption = False,
 ) -> None:
     """Fetch every object below URI by worker processes, and say how fast that was."""
-    from .cli_mp_get import run_mp_get
+    from .mp_get import run_mp_get
 
     if not run_mp_get(uri, procs, jobs, num, template, memory, is_json):
         raise typer.Exit(1)
@@ -121,7 +121,7 @@ def _ls(
     is_long: Annotated[bool, typer.Option("--long", "-l", help="With sizes and dates.")] = False,
 ) -> None:
     """List URIs: below a raw text prefix on object stores, in a directory on file systems."""
-    from .cli_objects import show_list
+    from .objects import show_list
 
     show_list(uri, recursive, pattern, is_long)
 
@@ -129,7 +129,7 @@ def _ls(
 @app.command("stat")
 def _stat(uri: UriArgument, is_json: JsonOption = False) -> None:
     """Show what the store knows of one object."""
-    from .cli_objects import show_stat
+    from .objects import show_stat
 
     show_stat(uri, is_json)
 
@@ -143,7 +143,7 @@ def _get(
     ] = None,
 ) -> None:
     """Write one object to FILE, which appears whole or not at all, or to standard output."""
-    from .cli_objects import download
+    from .objects import download
 
     download(uri, output)
 
@@ -154,7 +154,7 @@ def _put(
     uri: UriArgument,
 ) -> None:
     """Write FILE as an object; a URI that ends in / gets the file's name."""
-    from .cli_objects import upload
+    from .objects import upload
 
     upload(file, uri)
 

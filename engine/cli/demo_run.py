@@ -1,6 +1,6 @@
 """The demo itself: makes the data set, measures `mp_get`, trains on `Pool.fetch` with every byte checked, prints one table.
 
-`python -P -m s3dlio.engine.demo_run FOLDER SCALE GUARD_PID GUARD_PIPE`, started by `demo.py` with an environment that points at the
+`python -P -m s3dlio.engine.cli.demo_run FOLDER SCALE GUARD_PID GUARD_PIPE`, started by `demo.py` with an environment that points at the
 local S3 server. It reads the data set through that server only; FOLDER serves to put it there.
 """
 
@@ -19,12 +19,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .cli_console import LiveProgress, print_error
+from ..errors import ChecksumMismatchError, InternalError, S3dlioError
+from ..memory.view import BytesView
+from ..ops.lifecycle import shutdown
+from ..ops.mp_get import Progress, mp_get
+from ..pool.pool import Pool
+from .console import LiveProgress, print_error
 from .demo_data import DemoData, Family
-from .errors import ChecksumMismatchError, InternalError, S3dlioError
-from .ops.lifecycle import shutdown
-from .ops.mp_get import Progress, mp_get
-from .pool.pool import Pool
 
 _PROCS = 2
 _NUM_EPOCHS = 2
@@ -127,6 +128,7 @@ def _train(pool: Pool, data: DemoData, epoch: int, live: LiveProgress) -> Phase:
     with live.phase(name) as report:
         counter = _Counter(len(order), report)
         for uri, view in pool.fetch(order):
+            assert isinstance(view, BytesView)
             if not np.array_equal(view, data.expected[uri]):
                 raise ChecksumMismatchError("the bytes are not those that were written", uri=uri)
             if uri not in missing:

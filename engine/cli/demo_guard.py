@@ -1,6 +1,6 @@
 """The process that owns the demo's S3 server and its folder, and outlives the demo by just the time to remove both.
 
-`python -P -m s3dlio.engine.demo_guard RCLONE` prints one line of JSON (url, folder, access_key, secret_key) and then waits for the end
+`python -P -m s3dlio.engine.cli.demo_guard RCLONE` prints one line of JSON (url, folder, access_key, secret_key) and then waits for the end
 of its standard input. The demo alone holds the other end and never writes: so the end comes however the demo ends, by SIGKILL too.
 The guard runs in a session of its own, out of reach of Ctrl-C.
 """

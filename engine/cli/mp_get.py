@@ -10,11 +10,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from .cli_console import LiveProgress, print_error, print_note
-from .config import parse_size
-from .ops.lifecycle import shutdown
-from .ops.mp_get import mp_get
-from .uri import clean
+from ..config import parse_size
+from ..ops.lifecycle import shutdown
+from ..ops.mp_get import mp_get
+from ..uri import clean
+from .console import LiveProgress, print_error, print_note
 
 
 def run_mp_get(

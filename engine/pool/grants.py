@@ -1,0 +1,260 @@
+"""Grants: which item gets which slot, and which worker; and what is taken back when memory is short. Pure.
+
+Rules:
+
+* Slots are granted in sequence order, so the head of the line can always be delivered. Where it cannot have one because later items
+  of its run fill the memory, the latest of those are recalled and come again; where the objects of a run that nobody reads fill it,
+  the same happens to them, but only when somebody waits and it helps.
+* A part that wants more room gives its slot back first, so that no two of them can starve each other, and waits in the worker with its
+  connection. One connection of each worker is never kept so: what is granted always moves.
+* At most `depth` parts lie with a worker, and as many items per worker are in flight or ready together; the head of the line is never
+  held up by that.
+* A large object is split where connections would be idle otherwise: whole objects are faster where there are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from ..errors import S3dlioError
+from .items import Item, ItemState, Part, Run, Worker
+from .ledger import Ledger
+from .messages import CancelPart, Command, FetchPart, SupplySpace
+
+if TYPE_CHECKING:
+    from ..memory.slots import Slot, Slots
+
+_FIRST_GUESS_BYTES: Final = 128 << 10
+_FETCHING: Final = ItemState.FETCHING
+
+
+class Grants(Ledger):
+    """Decides in `drain`, and makes the commands."""
+
+    def __init__(self, slots: Slots, *, jobs: int, depth: int, part_bytes: int, split_above_bytes: int) -> None:
+        """Begins without workers and without work.
+
+        Args:
+            slots: Where objects are placed; this is its only user.
+            jobs: Requests that a worker has in flight at once.
+            depth: Parts that lie with a worker at first; at least `jobs`.
+            part_bytes: Ranges of large objects.
+            split_above_bytes: What a large object is.
+        """
+        super().__init__(slots)
+        self.depth = depth
+        self._jobs = jobs
+        self._part_bytes = part_bytes
+        self._split_above_bytes = split_above_bytes
+        self._guess_bytes = _FIRST_GUESS_BYTES
+        """Room for an object of unknown size: the largest of late, forgotten by 1/64 per object."""
+        self._last_part = 0
+
+    def drain(self) -> dict[int, list[Command]]:
+        """Grants what can be granted and returns all commands since the last time, by worker."""
+        if self._unsent:
+            self._send_unsent()
+        for run in self._runs:
+            self._grant(run)
+        if len(self._runs) > 1:
+            self._runs.append(self._runs.pop(0))
+        if len(self._parts) > self.num_in_flight:
+            self._unpark()
+        commands, self._commands = self._commands, {}
+        return commands
+
+    def _grant(self, run: Run) -> None:
+        """Serves a run in sequence order, until memory or workers are used up."""
+        limit = len(self._workers) * self.depth
+        pending = run.pending
+        while pending:
+            item = pending[0]
+            if run.wanting and run.wanting[0].item.seq < item.seq:
+                if not self._supply_first(run):
+                    return
+                continue
+            if run.num_granted >= limit and not (run.is_ordered and item.seq == run.next_seq):
+                break
+            worker = self._least_loaded()
+            if worker is None:
+                break
+            if not self._place(item):
+                if self._relieve(run, item):
+                    continue
+                return
+            pending.popleft()
+            run.num_granted += 1
+            if item.error is None:
+                self._send_item(item, worker)
+            else:
+                self._done(item, ItemState.FAILED)
+        while run.wanting and self._supply_first(run):
+            pass
+
+    def _least_loaded(self) -> Worker | None:
+        best = None
+        for worker in self._workers.values():
+            if best is None or worker.num_parts < best.num_parts:
+                best = worker
+        return best if best is not None and best.num_parts < self.depth else None
+
+    # Slots.
+
+    def _place(self, item: Item) -> bool:
+        """Gives an item a slot, or its error; False if there is no room now."""
+        room = item.room
+        try:
+            slot = self._slots.allocate(room) if room is not None else self._allocate_guess(item.run)
+        except S3dlioError as error:
+            error.uri = item.uri
+            item.error = error
+            return True
+        item.slot = slot
+        return slot is not None
+
+    def _allocate_guess(self, run: Run) -> Slot | None:
+        cap = self._slots.cap_bytes
+        slot = self._slots.allocate(min(self._guess_bytes, cap))
+        if slot is None and self.num_in_flight == 0 and not run.done:
+            # Views may leave less than the guess, and the object may be small: nothing but a try can tell.
+            left = cap - self._slots.used_bytes
+            slot = self._slots.allocate(left) if left > 0 else None
+        return slot
+
+    def _supply_first(self, run: Run) -> bool:
+        """Serves the first part of a run that wants room; False if that must wait."""
+        part = run.wanting[0]
+        item = part.item
+        if not self._place(item):
+            return self._relieve(run, item)
+        del run.wanting[0]
+        part.is_wanting = False
+        self.num_in_flight += 1
+        slot = item.slot
+        if slot is None:
+            # There will never be room. The part still waits in the worker, and must end before the item has failed.
+            self._command(part.worker, CancelPart(part.id))
+            return True
+        end = part.end
+        assert end is not None
+        if self._is_worth_splitting(end, len(run.pending)):
+            part.end = min(self._part_bytes, end)
+            self._add_parts(item, part.end, end, part.version)
+        # No more room than it may write: the rest of the slot is for other parts, perhaps in other workers.
+        room = part.end if item.num_parts > 1 else slot.nbytes
+        self._command(part.worker, SupplySpace(part.id, slot.start, room or 0, part.end or 0))
+        self._send_unsent()
+        return True
+
+    def _relieve(self, run: Run, starved: Item) -> bool:
+        """Recalls the latest items of an ordered run whose head of the line finds no room: none of them can be delivered before it.
+
+        Returns:
+            Whether room has come of that at once. Items in flight give theirs back when their parts have ended.
+        """
+        if not run.is_ordered or starved.seq != run.next_seq:
+            return False
+        items = {part.item.seq: part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run}
+        missing = self._missing_bytes(starved)
+        has_freed = False
+        for item in _latest_first((*items.values(), *run.done.values())):
+            if missing <= 0:
+                break
+            assert item.slot is not None
+            missing -= item.slot.nbytes
+            if not item.is_withdrawn:
+                self._recall(item)
+                has_freed = has_freed or item.slot is None
+        return has_freed
+
+    def _make_way(self, run: Run) -> None:
+        """Recalls ready objects of other runs for one whose consumer waits, if that gives room enough, and grants that at once."""
+        waiting = [*(part.item for part in run.wanting[:1]), *([run.pending[0]] if run.pending else [])]
+        missing = self._missing_bytes(min(waiting, key=lambda item: item.seq))
+        enough = []
+        for item in _latest_first(item for other in self._runs if other is not run for item in other.done.values()):
+            if missing <= 0:
+                break
+            assert item.slot is not None
+            missing -= item.slot.nbytes
+            enough.append(item)
+        if missing <= 0:
+            for item in enough:
+                self._recall(item)
+            self._grant(run)
+
+    def _missing_bytes(self, starved: Item) -> int:
+        """Returns how much more must be free before `starved` can have its slot."""
+        cap = self._slots.cap_bytes
+        room = starved.room if starved.room is not None else min(self._guess_bytes, cap)
+        return room - (cap - self._slots.used_bytes)
+
+    def _unpark(self) -> None:
+        """Recalls the latest parts that want room where they keep all connections of a worker, so that the others come through."""
+        wanting: dict[int, list[Part]] = {}
+        for run in self._runs:
+            for part in run.wanting:
+                wanting.setdefault(part.worker, []).append(part)
+        for parts in wanting.values():
+            for part in sorted(parts, key=lambda part: part.item.seq)[self._jobs - 1 :]:
+                self._recall(part.item)
+
+    # Parts.
+
+    def _send_item(self, item: Item, worker: Worker) -> None:
+        item.state = _FETCHING
+        item.num_parts = item.num_unfinished = 1
+        size = item.size
+        part = Part(item, 0, size, item.version)
+        if size is not None and self._is_worth_splitting(size, len(item.run.pending)):
+            part.end = min(self._part_bytes, size)
+            self._add_parts(item, part.end, size, item.version)
+        self._send(part, worker)
+        if item.num_parts > 1:
+            self._send_unsent()
+
+    def _is_worth_splitting(self, size: int, num_pending: int) -> bool:
+        if size <= self._split_above_bytes:
+            return False
+        return self.num_in_flight + num_pending < len(self._workers) * self._jobs
+
+    def _add_parts(self, item: Item, begin: int, end: int, version: str | None) -> None:
+        for start in range(begin, end, self._part_bytes):
+            self._unsent.append(Part(item, start, min(start + self._part_bytes, end), version))
+            item.num_parts += 1
+            item.num_unfinished += 1
+
+    def _send_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for position, part in enumerate(unsent):
+            worker = self._least_loaded()
+            if worker is None:
+                self._unsent.extend(unsent[position:])
+                return
+            self._send(part, worker)
+
+    def _send(self, part: Part, worker: Worker) -> None:
+        item = part.item
+        slot = item.slot
+        assert slot is not None
+        self._last_part = part.id = number = self._last_part + 1
+        part.worker = worker.index
+        self._parts[number] = part
+        worker.num_parts += 1
+        self.num_in_flight += 1
+        if item.num_parts == 1:
+            # The end is left open where the item is one part: a plain GET, without a Range header.
+            command = FetchPart(number, item.store, item.key, 0, None, item.size, part.version, slot.start, slot.nbytes)
+        else:
+            start, end = part.start, part.end
+            assert end is not None
+            command = FetchPart(
+                number, item.store, item.key, start, end, item.size, part.version, slot.start + start, end - start
+            )
+        self._command(worker.index, command)
+
+
+def _latest_first(items: Iterable[Item]) -> list[Item]:
+    """Returns the items that have a slot, the last to be delivered first."""
+    return sorted((item for item in items if item.slot is not None), key=lambda item: -item.seq)

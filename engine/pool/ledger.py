@@ -1,0 +1,186 @@
+"""The ledger: what is where, and what becomes of an item when its parts end. Pure.
+
+Rules:
+
+* A slot is written by nobody once its item has no unfinished part: an event of the part itself, or the death of its worker, ends a
+  part, and nothing else does. Only then is the slot delivered, freed or given to another part.
+* An item that is withdrawn (dropped, failed, recalled) is cancelled once; it settles when the last of its parts has ended.
+* `validate` checks the conservation laws. They hold between any two calls of the scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from ..errors import ObjectChangedError, S3dlioError
+from .items import Item, ItemState, Part, Run, Worker
+from .messages import CancelPart, Command
+
+if TYPE_CHECKING:
+    from ..memory.slots import Slots
+
+# An attribute of an enum costs as much as a call, and these are read several times per object.
+_FETCHING: Final = ItemState.FETCHING
+_READY: Final = ItemState.READY
+_FAILED: Final = ItemState.FAILED
+_DROPPED: Final = ItemState.DROPPED
+
+
+class Ledger:
+    """Runs, workers, parts and slots of one pool, and the ends of parts and items."""
+
+    def __init__(self, slots: Slots) -> None:
+        """Begins without workers and without work.
+
+        Args:
+            slots: Where objects are placed; this is its only user.
+        """
+        self.num_in_flight = 0
+        """Parts with workers, those that want room apart."""
+        self._slots = slots
+        self._runs: list[Run] = []
+        self._workers: dict[int, Worker] = {}
+        self._parts: dict[int, Part] = {}
+        """All parts with workers, by number."""
+        self._unsent: list[Part] = []
+        """Parts that have a place but no worker."""
+        self._commands: dict[int, list[Command]] = {}
+
+    def _command(self, worker: int, command: Command) -> None:
+        """Adds a command to the worker's next batch; a dead one gets none."""
+        if worker in self._workers:
+            self._commands.setdefault(worker, []).append(command)
+
+    def _end_part(self, part: Part) -> None:
+        """Takes a part out of flight: from here on nobody writes for it."""
+        del self._parts[part.id]
+        worker = self._workers.get(part.worker)
+        if worker is not None:
+            worker.num_parts -= 1
+        if part.is_wanting:
+            part.is_wanting = False
+            part.item.run.wanting.remove(part)
+        else:
+            self.num_in_flight -= 1
+
+    def _finish_part(self, item: Item) -> None:
+        """Counts a part as over; the last one settles the item."""
+        item.num_unfinished -= 1
+        if item.num_unfinished == 0:
+            self._settle(item)
+
+    def _settle(self, item: Item) -> None:
+        """No part is unfinished: the item is ready, failed, comes again, or is gone."""
+        if item.state is _DROPPED:
+            self._free_slot(item)
+        elif item.error is not None:
+            self._free_slot(item)
+            if _may_begin_again(item):
+                item.was_restarted = True
+                self._put_back(item)
+            else:
+                self._done(item, _FAILED)
+        elif item.is_recalled:
+            self._free_slot(item)
+            self._put_back(item)
+        else:
+            self._done(item, _READY)
+
+    def _done(self, item: Item, state: ItemState) -> None:
+        item.state = state
+        item.run.done[item.seq] = item
+
+    def _put_back(self, item: Item) -> None:
+        """Makes an item pending again, at its place in the line. What is known of its size stays as a hint, its version does not."""
+        run = item.run
+        item.state = ItemState.PENDING
+        item.error = None
+        item.is_recalled = False
+        item.nbytes = 0
+        item.seen_version = None
+        run.num_granted -= 1
+        position = next((i for i, other in enumerate(run.pending) if other.seq > item.seq), len(run.pending))
+        run.pending.insert(position, item)
+
+    def _fail(self, item: Item, error: S3dlioError) -> None:
+        """Withdraws an item because of `error`; the first error counts."""
+        if item.error is None:
+            was_withdrawn = item.is_withdrawn
+            item.error = error
+            if item.num_parts > 1 and not was_withdrawn:
+                self._withdraw(item)
+
+    def _withdraw(self, item: Item) -> None:
+        """Cancels all parts of an item; those that nobody has are over at once."""
+        for part in [part for part in self._unsent if part.item is item]:
+            self._unsent.remove(part)
+            item.num_unfinished -= 1
+        for part in self._parts.values() if item.num_unfinished else ():
+            if part.item is item:
+                self._command(part.worker, CancelPart(part.id))
+                if part.is_wanting:
+                    part.is_wanting = False
+                    self.num_in_flight += 1
+                    item.run.wanting.remove(part)
+
+    def _drop(self, item: Item) -> None:
+        """Forgets an item whose run is closed; its slot is free as soon as nobody writes it."""
+        was_withdrawn = item.is_withdrawn
+        item.state = _DROPPED
+        if not was_withdrawn:
+            self._withdraw(item)
+        if item.num_unfinished == 0:
+            self._free_slot(item)
+
+    def _recall(self, item: Item) -> None:
+        """Takes the slot of an item back, for an item in front; it comes again."""
+        item.is_recalled = True
+        if item.state is _READY:
+            del item.run.done[item.seq]
+        else:
+            self._withdraw(item)
+        if item.num_unfinished == 0:
+            self._settle(item)
+
+    def _free_slot(self, item: Item) -> None:
+        if item.slot is not None:
+            self._slots.free(item.slot)
+            item.slot = None
+
+    def validate(self) -> None:
+        """Checks what must always hold; for tests, since it visits everything.
+
+        Raises:
+            AssertionError: It does not.
+        """
+        loads = dict.fromkeys(self._workers, 0)
+        for number, part in self._parts.items():
+            assert number == part.id
+            assert part.worker in loads, "a part lies with a dead worker"
+            loads[part.worker] += 1
+            assert part.item.num_unfinished > 0
+            assert not part.is_wanting or part in part.item.run.wanting
+            assert part.item.slot is not None or part.is_wanting or part.item.is_withdrawn, "a part has no place"
+        assert loads == {index: worker.num_parts for index, worker in self._workers.items()}
+        assert self.num_in_flight == sum(not part.is_wanting for part in self._parts.values())
+        for run in self._runs:
+            self._validate_run(run)
+
+    def _validate_run(self, run: Run) -> None:
+        flying = [part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run]
+        assert all(item.num_unfinished == flying.count(item) for item in flying), "a part was lost or doubled"
+        pending = [item.seq for item in run.pending]
+        assert pending == sorted(set(pending)), "pending items out of order"
+        groups = [{item.seq for item in flying}, set(pending), set(run.done)]
+        places = [*groups[0], *groups[1], *groups[2]]
+        assert len(places) == len(set(places)), "an item is in two places"
+        assert len(places) == run.num_offered - run.next_seq, "an item was lost or doubled"
+        assert run.num_granted == len(groups[0]) + len(groups[2])
+        assert all(part.is_wanting and self._parts[part.id] is part for part in run.wanting)
+        assert not run.is_ordered or set(places) == set(range(run.next_seq, run.num_offered))
+
+
+def _may_begin_again(item: Item) -> bool:
+    """Whether a read that met a change may start over: once, where the caller asked for no version in particular."""
+    is_unpinned = item.size is None and item.version is None
+    return isinstance(item.error, ObjectChangedError) and item.num_parts > 1 and is_unpinned and not item.was_restarted
