@@ -18,8 +18,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-MAX_TEXT_CHARS = 4096
-"""Texts of errors are cut to this many characters: 16 KiB of UTF-8 at most, well below the 64 KiB that case P12 allows."""
+from .text import clean, clip
 
 
 class S3dlioError(Exception):
@@ -66,7 +65,7 @@ class S3dlioError(Exception):
             facts.append(f"last cause: {self.cause}")
         if self.request_id is not None:
             facts.append(f"request id {self.request_id}")
-        text = self.message if self.uri is None or self.uri in self.message else f"{self.uri}: {self.message}"
+        text = self.message if self.uri is None or self.uri in self.message else f"{clean(self.uri)}: {self.message}"
         return f"{text} ({'; '.join(facts)})" if facts else text
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -202,14 +201,6 @@ class ErrorInfo(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: int | None = None
     request_id: str | None = None
     cause: str | None = None
-
-
-def clip(text: str) -> str:
-    """Returns `text`, cut in the middle if it is longer than `MAX_TEXT_CHARS`."""
-    if len(text) <= MAX_TEXT_CHARS:
-        return text
-    half = MAX_TEXT_CHARS // 2 - 16
-    return f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
 
 
 def _classes() -> dict[str, type[S3dlioError]]:

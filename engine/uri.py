@@ -10,6 +10,7 @@ import os
 from typing import NamedTuple
 
 from .errors import InvalidUriError
+from .text import clean
 
 OBJECT_SCHEMES = frozenset({"s3", "gs", "az", "memory"})
 FILE_SCHEMES = frozenset({"file", "direct"})
@@ -68,13 +69,6 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     if len(key) > MAX_KEY_BYTES // 4 and len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise InvalidUriError(f"the key is longer than {MAX_KEY_BYTES} bytes", uri=clean(raw))
     return Uri(scheme, bucket, key)
-
-
-def clean(text: str) -> str:
-    """Returns `text` fit for a log or a terminal: control characters and lone surrogates escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def as_directory(text: str) -> str:

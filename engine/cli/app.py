@@ -1,4 +1,6 @@
-"""The command line `s3dlio`, also `python -m s3dlio`: what may be asked, and how it ends. What a command does stands in the modules beside it.
+"""The command line `s3dlio`, also `python -m s3dlio`: what may be asked, and how it ends.
+
+What a command does stands in the modules beside it.
 
 Rules:
 

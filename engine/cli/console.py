@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from ..uri import clean
+from ..text import clean
 
 if TYPE_CHECKING:
     from ..ops.mp_get import Progress

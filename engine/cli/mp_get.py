@@ -13,7 +13,7 @@ from rich.text import Text
 from ..config import parse_size
 from ..ops.lifecycle import shutdown
 from ..ops.mp_get import mp_get
-from ..uri import clean
+from ..text import clean
 from .console import LiveProgress, print_error, print_note
 
 

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from ..errors import ConfigurationError, IsADirectoryUriError
 from ..ops.objects import get, list_iter, put_bytes, stat
+from ..text import clean
 from ..types import ListEntry
-from ..uri import clean
 
 _SIZE_CHARS = 15
 _DATE_CHARS = 20

@@ -2,7 +2,8 @@
 
 Every object body passes `accept` before one byte of it is stored. What it refuses:
 
-* another version than the pinned one (`ObjectChangedError`), compared by ETag always, whether or not the server honoured `If-Match`;
+* another version than the pinned one, or none (`ObjectChangedError`), compared by ETag always, whether or not the server honoured
+  `If-Match`;
 * another size than the listed one (`ObjectChangedError`);
 * another range than the one asked for, a `206` without `Content-Range`, lengths that contradict each other (`ProtocolError`).
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import ObjectChangedError, ProtocolError
+from ..errors import InvalidRangeError, ObjectChangedError, ProtocolError
 from .http1 import ResponseHead
 from .request import Fetch
 
@@ -56,6 +57,8 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
     if fetch.end is None:
         raise ProtocolError("the answer does not say where the object ends")
     stop = min(last, fetch.end)
+    if position > stop and spread is None and not fetch.received:
+        raise InvalidRangeError(f"the range begins at {position}, the object has {last} bytes")
     if position > stop:
         raise ProtocolError(f"the answer ends at byte {last}, before the first byte that was asked for ({position})")
     return BodyPlan(position - first, stop - position, last - stop)
@@ -63,10 +66,10 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
 
 def _check_version(fetch: Fetch, head: ResponseHead) -> None:
     etag = head.etag
-    if etag is None:
-        return
     if fetch.version is None:
         fetch.version = etag
+    elif etag is None:
+        raise ObjectChangedError(f"the answer names no version, and {fetch.version!r} was being read")
     elif fetch.version != etag and fetch.version.removeprefix("W/") != etag.removeprefix("W/"):
         raise ObjectChangedError(f"the object changed: its version is {etag!r} now, {fetch.version!r} was being read")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -30,7 +31,8 @@ class Connections:
         self._idle: dict[Origin, list[Connection]] = {}
         """By origin, the warmest on the right."""
         self._by_fd: dict[int, Connection] = {}
-        self._addresses: dict[Origin, tuple[float, Address]] = {}
+        self._addresses: dict[Origin, tuple[float, deque[Address]]] = {}
+        """By origin: until when they hold, and the addresses, the next one to try on the left."""
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -42,10 +44,12 @@ class Connections:
             ConnectFailedError: The name is unknown, the connection is refused, or no descriptor is left.
         """
         idle = self._idle.get(origin)
-        if idle:
+        while idle:
             connection = idle.pop()
             del self._by_fd[connection.fd]
-            return connection
+            if connection.is_clean:
+                return connection
+            connection.close()
         while len(self._by_fd) > max_idle:
             self._drop(next(iter(self._by_fd.values())))
         connection = Connection(origin, self._address(origin), self._grant)
@@ -60,6 +64,12 @@ class Connections:
         if idle is None:
             idle = self._idle[connection.origin] = []
         idle.append(connection)
+
+    def avoid(self, origin: Origin) -> None:
+        """Puts the address that was used last behind the others of the same name: it did not accept a connection."""
+        known = self._addresses.get(origin)
+        if known is not None:
+            known[1].rotate(-1)
 
     def on_event(self, fd: int) -> None:
         """An idle connection became readable: the server closed it, or sent what nobody asked for."""
@@ -88,11 +98,11 @@ class Connections:
         now_s = time.monotonic()
         known = self._addresses.get(origin)
         if known is not None and known[0] > now_s:
-            return known[1]
+            return known[1][0]
         try:
             found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-        address = (int(found[0][0]), found[0][4])
-        self._addresses[origin] = (now_s + _ADDRESS_TTL_S, address)
-        return address
+        addresses = deque((int(family), address) for family, _, _, _, address in found)
+        self._addresses[origin] = (now_s + _ADDRESS_TTL_S, addresses)
+        return addresses[0]

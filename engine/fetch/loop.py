@@ -118,8 +118,7 @@ class FetchLoop:
         connection = self._connection_of(fetch)
         if connection is not None:
             self._drop(connection)
-        else:
-            self._forget_queued(fetch)
+        self._forget(fetch)
         self._finish(fetch, State.CANCELLED)
         self._start_queued()
 
@@ -142,9 +141,11 @@ class FetchLoop:
         self._mute_parked()
         events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic()
-        for fd, _ in events:
+        for fd, mask in events:
             connection = self._active.get(fd)
             if connection is not None:
+                if connection.phase is Phase.SENDING and mask & _READ:
+                    connection.hear_early()
                 if connection.phase >= Phase.BODY or connection.phase is Phase.HEAD:
                     self._advance(connection, connection.receive)
                 elif connection.phase is Phase.PARKED:
@@ -270,6 +271,8 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
+        if connection.phase is Phase.CONNECTING:
+            self._idle.avoid(connection.origin)
         if connection.phase is Phase.IDLE:
             self._free(connection)
         else:
@@ -283,6 +286,9 @@ class FetchLoop:
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
+        if fetch.version is None:
+            # Nothing could tell whether the rest is of the same version.
+            fetch.received = 0
         fetch.failures += 1
         now = time.monotonic()
         wait_s = self._wait_before_retry(fetch, error)
@@ -334,7 +340,7 @@ class FetchLoop:
             self._epoll.modify(connection.fd, _READ)
             connection.is_muted = False
 
-    def _forget_queued(self, fetch: Fetch) -> None:
+    def _forget(self, fetch: Fetch) -> None:
         for queue in (self._queue, self._local):
             if fetch in queue:
                 queue.remove(fetch)
@@ -369,7 +375,10 @@ class FetchLoop:
             if connection.phase is Phase.PARKED or waits_s < 0:
                 continue
             what, limit_s = _limit(connection, limits)
-            if waits_s > limit_s:
+            fetch_deadline_s = connection.fetch.deadline_s if connection.fetch is not None else self._now
+            if self._now > fetch_deadline_s:
+                self._on_failure(connection, StoreTimeoutError("the request did not end before its deadline"))
+            elif waits_s > limit_s:
                 self._on_failure(connection, StoreTimeoutError(f"{what} within {limit_s:g} s"))
         self._idle.drop_older(self._now - limits.idle_connection_s)
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import msgspec
 
 from ..errors import AuthenticationError, ConfigurationError, InvalidUriError
-from ..uri import clean
+from ..text import clean
 
 if TYPE_CHECKING:
     from _hashlib import HASH

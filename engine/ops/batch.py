@@ -35,7 +35,7 @@ def get_many(
     """
     if workers is not None and max_in_flight is not None and workers != max_in_flight:
         raise ConfigurationError("workers and max_in_flight are two names of one thing; give one")
-    in_flight = workers or max_in_flight or 64
+    in_flight = next((given for given in (workers, max_in_flight) if given is not None), 64)
     if in_flight < 1 or errors not in ("raise", "return"):
         raise ConfigurationError(f"workers must be at least 1 and errors 'raise' or 'return': {in_flight}, {errors!r}")
     if isinstance(uris, str):

@@ -52,9 +52,11 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
         end = None if length is None else offset + length
         try:
             return fetcher.fetch_one(Fetch(0, uri, store.wire, key, start=offset, end=end))
-        except InvalidRangeError:
-            # HTTP has no empty range: offset == size is refused like one beyond the end, and not every server says the size.
-            pass
+        except InvalidRangeError as error:
+            # HTTP has no empty range: offset == size is refused (416) like one beyond the end, and not every server says the size.
+            if error.status is None or store.stat(fetcher.run, key).size != offset:
+                raise
+            return fetcher.empty_view()
     size = store.stat(fetcher.run, key).size
     if offset > size:
         raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=uri)
@@ -71,7 +73,8 @@ def put_bytes(uri: str, data: Any) -> None:
     store, key = locate(uri)
     if not key:
         raise ConfigurationError("an object needs a key", uri=uri)
-    store.put(inline_fetcher().run, key, memoryview(data).cast("B"))
+    view = memoryview(data)
+    store.put(inline_fetcher().run, key, view.cast("B") if view.nbytes else memoryview(b""))
 
 
 def stat(uri: str) -> dict[str, Any]:

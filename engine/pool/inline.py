@@ -85,7 +85,7 @@ class InlineFetcher:
                 while left:
                     for fetch in loop.poll(None):
                         left -= 1
-                        results[fetch.token] = self._lease(slots, fetch) if fetch.error is None else fetch.error
+                        results[fetch.token] = self._result(slots, fetch)
                         following = next(todo, None)
                         if following is not None:
                             loop.submit(following)
@@ -115,6 +115,13 @@ class InlineFetcher:
             slot = slots[fetch.token] = self._arena.slots.allocate(fetch.missing_space, beyond_cap=True)
         assert slot is not None
         return self._arena.room(slot, fetch.missing_space)
+
+    def _result(self, slots: list[Slot | None], fetch: Fetch) -> BytesView | S3dlioError:
+        if fetch.error is None:
+            return self._lease(slots, fetch)
+        slot, slots[fetch.token] = slots[fetch.token], None
+        self._free([slot])
+        return fetch.error
 
     def _lease(self, slots: list[Slot | None], fetch: Fetch) -> BytesView:
         slot = slots[fetch.token]

@@ -155,7 +155,8 @@ class Pool:
                     return item
                 if item is None and core.scheduler.is_finished(run):
                     return None
-                num = core.scheduler.num_wanted(run)
+                # After a death the window is smaller than what was offered already.
+                num = max(0, core.scheduler.num_wanted(run))
             # The user's own code runs outside the lock: it may be slow, and may use this pool.
             more = [*islice(wanted, num)] if num else []
             with self._lock:

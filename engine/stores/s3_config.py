@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from ..config import settings
 from ..errors import UnsupportedError
 from .s3_endpoint import Place, needs_botocore, parse_endpoint, place_by_path, place_of_request
 from .s3_errors import translated_errors
@@ -130,39 +129,6 @@ def resolve_bucket(bucket: str) -> S3Spec:
         if keys.access_key is None:
             _note_anonymous(chain)
     return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
-
-
-def make_client() -> S3Client:
-    """Returns a boto3 client by the same chain, for what is rare: uploads, buckets.
-
-    It is safe in threads, refreshes its credentials by itself, and keeps the timeouts of the settings in force.
-
-    Raises:
-        AuthenticationError, ConfigurationError: As `resolve_bucket`.
-    """
-    import boto3.session
-    from botocore import UNSIGNED
-    from botocore.config import Config
-
-    chain, current = _chain, settings()
-    options: dict[str, Any] = {
-        "connect_timeout": current.connect_timeout_s,
-        "read_timeout": current.first_byte_timeout_s,
-        "retries": {"total_max_attempts": current.max_attempts, "mode": "standard"},
-        "max_pool_connections": max(10, current.jobs),
-    }
-    with chain.lock, translated_errors(None):
-        # Not the kept one: boto3 registers its handlers on a session, and can do so only once.
-        session = _new_session(chain)
-        endpoint = _configured_endpoint(session)
-        if endpoint is not None:
-            parse_endpoint(endpoint)
-        if _load_keys(session).access_key is None:
-            options["signature_version"] = UNSIGNED
-            _note_anonymous(chain)
-        return boto3.session.Session(botocore_session=session).client(
-            "s3", region_name=_region_of(session, endpoint), config=Config(**options)
-        )
 
 
 def _new_session(chain: _Chain) -> Session:

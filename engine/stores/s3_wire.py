@@ -28,14 +28,15 @@ class S3Wire:
 
     def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
+        # Before anything is signed: a traceback with locals would show the signature.
+        if version is not None and not version.isprintable():
+            raise ConfigurationError("a version must be printable text")
         path = self._base + encode_key(key)
         lines = self._signer.sign("GET", self._host, path, "", (), EMPTY_SHA256)
         if start or end is not None:
             lines += f"Range: {format_range(start, end)}\r\n"
         # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
         if version is not None and not version.startswith("W/"):
-            if not version.isprintable():
-                raise ConfigurationError("a version must be printable text")
             lines += f'If-Match: "{version}"\r\n'
         return f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}\r\n".encode()
 
@@ -48,6 +49,13 @@ class S3Wire:
         # DELETE without Content-Length: allowed by RFC 9112 §6.3, but some servers wait for a body.
         length = "Content-Length: 0\r\n" if method == "DELETE" else ""
         return f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode()
+
+    def put(self, key: str, data: memoryview, payload_hash: str) -> bytes:
+        """Returns a request that writes an object; the signature covers its bytes, so the store refuses any others."""
+        path = self._base + encode_key(key)
+        lines = self._signer.sign("PUT", self._host, path, "", (), payload_hash)
+        head = f"PUT {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(data)}\r\n\r\n"
+        return b"".join((head.encode(), data))
 
     def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
         """As `Wire.error`."""

@@ -36,8 +36,8 @@ from ..errors import (
     ThrottledError,
 )
 from ..fetch.http1 import unquote_etag
+from ..text import clean
 from ..types import ListEntry
-from ..uri import clean
 
 MAX_ERROR_BODY_BYTES: Final = 64 * 1024
 """Of a longer error document only the beginning is looked at (case N18)."""

@@ -56,7 +56,7 @@ def test_n15_a_new_connection_that_closes_without_an_answer_is_a_failure(served:
     assert raised.value.attempts == 1
 
 
-@pytest.mark.parametrize("num_connections", [32, 300])
+@pytest.mark.parametrize("num_connections", [32, 450])
 def test_n15_all_idle_connections_reset_at_once_cost_no_attempt(scripted: ScriptedServer, num_connections: int) -> None:
     s3dlio.configure(max_attempts=1, first_byte_timeout_s=20, deadline_s=60)
     all_here = threading.Barrier(num_connections)

@@ -69,8 +69,7 @@ def test_errors_raise_in_their_turn(bucket: Bucket, procs: int) -> None:
     seen = []
     with s3dlio.Pool(procs=procs, jobs=4, memory_bytes="16MiB") as pool:
         with pytest.raises(s3dlio.NotFoundError) as caught:
-            for uri, _ in pool.fetch([*good, "s3://bucket/missing", *good]):
-                seen.append(uri)
+            seen.extend(uri for uri, _ in pool.fetch([*good, "s3://bucket/missing", *good]))
         assert seen == good
         assert caught.value.uri == "s3://bucket/missing"
         assert bucket.check(pool.fetch(good)) == good
@@ -108,7 +107,8 @@ def test_mixed_sizes_from_nothing_to_40_mib(bucket: Bucket, procs: int, is_size_
         assert pool.stats()["bytes"] == 2 * sum(sizes)
         assert pool.stats()["objects"] == 2 * len(sizes)
     ranges = {request.headers["range"] for request in bucket.server.requests_of("/bucket/10-41943040") if "range" in request.headers}
-    assert len(ranges) >= 5, "an object of 40 MiB, with connections idle, is read in parts"
+    # A plain GET that is cut after the first part has no Range header; the others have.
+    assert len(ranges) >= 4, "an object of 40 MiB, with connections idle, is read in parts"
 
 
 def test_size_that_is_not_so_is_an_error(bucket: Bucket, procs: int) -> None:
@@ -183,6 +183,7 @@ def test_two_fetches_interleave(bucket: Bucket, procs: int) -> None:
     assert sorted(uri for uri in seen if uri in two) == two
 
 
+@pytest.mark.timeout(30)
 def test_two_fetches_interleave_within_memory_for_a_few_objects(bucket: Bucket, procs: int) -> None:
     one, two = bucket.fill(24, MIB, "a"), bucket.fill(24, MIB, "b")
     with s3dlio.Pool(procs=procs, jobs=8, memory_bytes="6MiB") as pool:
@@ -210,7 +211,7 @@ def test_eight_threads_share_a_pool(bucket: Bucket, procs: int) -> None:
         try:
             mine = uris[number::8]
             seen[number] = bucket.check(pool.fetch(mine * 3, ordered=bool(number % 2)))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (the test looks at it)
             failures.append(error)
 
     with s3dlio.Pool(procs=procs, jobs=8, memory_bytes="32MiB") as pool:
@@ -242,7 +243,7 @@ def test_closing_while_another_thread_waits_is_an_error_there(bucket: Bucket, pr
         try:
             for _ in pool.fetch(uris):
                 first.set()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (the test looks at it)
             caught.append(error)
 
     thread = threading.Thread(target=read)

@@ -30,12 +30,17 @@ from s3dlio.engine.pool.messages import FetchPart, PartCancelled, PartFailed, Pa
 from s3dlio.engine.pool.scheduler import Scheduler
 from tests.support.worker_model import PAGE, ModelMemory, ModelObject, ModelWorker, Request
 
-PART_BYTES = 4 * PAGE
-SPLIT_ABOVE_BYTES = 6 * PAGE
-KEYS = [f"key{i}" for i in range(8)]
+# The scheduler's first guess for an object of unknown size is 32 pages: some are smaller, some larger, some larger than the cap.
+PART_BYTES = 16 * PAGE
+SPLIT_ABOVE_BYTES = 24 * PAGE
+KEYS = [f"key{i}" for i in range(6)]
 FAULTS = [TruncatedBodyError, ServerError]
-sizes = st.integers(0, 3 * PAGE) | st.integers(0, 30 * PAGE) | st.sampled_from([0, 1, PAGE, PART_BYTES, SPLIT_ABOVE_BYTES])
+sizes = st.one_of(
+    st.integers(0, 8 * PAGE), st.integers(33 * PAGE, 60 * PAGE), st.sampled_from([0, 1, 16 * PAGE, 24 * PAGE, 32 * PAGE, 48 * PAGE])
+)
+wishes = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8), st.sampled_from(["", "", "size", "version", "both"]))
 picks = st.integers(0, 63)
+Wish = tuple[list[str], str]
 
 
 @dataclass
@@ -72,12 +77,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Rules are what can happen; invariants are what must hold after each."""
 
     @initialize(
-        cap_pages=st.sampled_from([4, 12, 40, 64, 200]),
-        jobs=st.integers(1, 3),
-        spare=st.integers(0, 3),
+        cap_pages=st.sampled_from([8, 40, 64, 100, 300]),
+        jobs=st.integers(1, 4),
+        spare=st.integers(0, 4),
         object_sizes=st.lists(sizes, min_size=len(KEYS), max_size=len(KEYS)),
+        num_workers=st.integers(0, 2),
+        runs=st.lists(st.tuples(st.sampled_from([True, True, False]), wishes, wishes), max_size=2),
     )
-    def begin(self, cap_pages: int, jobs: int, spare: int, object_sizes: list[int]) -> None:
+    def begin(
+        self, cap_pages: int, jobs: int, spare: int, object_sizes: list[int], num_workers: int, runs: list[tuple[bool, Wish, Wish]]
+    ) -> None:
         self.cap_bytes = cap_pages * PAGE
         self.jobs = jobs
         self.memory = ModelMemory()
@@ -93,7 +102,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.released: deque[Slot] = deque()
         self.parts: set[int] = set()
         self.faults: dict[str, int] = dict.fromkeys(KEYS, 0)
-        self.is_over = False
+        for _ in range(num_workers):
+            self.start_worker()
+        for is_ordered, *wanted in runs:
+            self.open_run(is_ordered)
+            for wish in wanted:
+                self.offer(len(self.consumers) - 1, wish)
 
     # The consumer.
 
@@ -103,11 +117,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.consumers.append(Consumer(self.scheduler.open_run(is_ordered)))
 
     @precondition(lambda self: self.consumers)
-    @rule(pick=picks, keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=6), knows=st.sampled_from(["", "", "size", "version", "both"]))
-    def offer(self, pick: int, keys: list[str], knows: str) -> None:
+    @rule(pick=picks, wish=wishes)
+    def offer(self, pick: int, wish: Wish) -> None:
         consumer = self.consumers[pick % len(self.consumers)]
         if consumer.run.is_exhausted:
             return
+        keys, knows = wish
         for key in keys:
             found = self.objects[key]
             size = found.size if knows in ("size", "both") else None
@@ -231,6 +246,21 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker, request = self.request(pick)
         self.faults[request.command.key] += 1
         worker.fail(request, fault("injected"))
+
+    @rule(answers=st.lists(st.integers(0, 7), max_size=8), takes=st.integers(0, 3), releases=st.integers(0, 3))
+    def everybody_goes_on_a_little(self, answers: list[int], takes: int, releases: int) -> None:
+        self.pump()
+        for worker in self.workers.values():
+            self.hear(list(self.workers).index(worker.index), 8)
+        for pick in answers:
+            if any(worker.active() for worker in self.workers.values()):
+                self.finish(pick)
+        for pick in range(len(self.workers)):
+            self.report(pick, 8)
+        for consumer in self.consumers:
+            self.take(self.consumers.index(consumer), takes)
+        for _ in range(min(releases, len(self.held))):
+            self.release(self.held.pop(0))
 
     @rule(key=st.sampled_from(KEYS), size=sizes)
     def change_object(self, key: str, size: int) -> None:

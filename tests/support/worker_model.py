@@ -24,16 +24,14 @@ from s3dlio.engine.pool.messages import (
 )
 
 PAGE = 4096
-CELL = 1024
-"""Memory is remembered in cells of this size; parts and slots begin at a multiple of it."""
 
 
 class ModelMemory:
-    """Commits pages, and remembers for each cell what was written there last."""
+    """Commits pages, and remembers for each page what was written there last."""
 
     def __init__(self) -> None:
         self.pages: set[int] = set()
-        self.cells: dict[int, tuple[str, str, int]] = {}
+        self.written: dict[int, tuple[str, str, int]] = {}
 
     def reserve(self, start: int, end: int) -> None:
         pages = set(range(start // PAGE, end // PAGE))
@@ -47,13 +45,13 @@ class ModelMemory:
 
     def write(self, offset: int, key: str, version: str, start: int, end: int) -> None:
         """Puts bytes [start, end) of an object to `offset`."""
-        for cell in range(-(-(end - start) // CELL)):
-            assert (offset + cell * CELL) // PAGE in self.pages, "written where no memory is"
-            self.cells[offset // CELL + cell] = (key, version, start // CELL + cell)
+        for page in range(-(-(end - start) // PAGE)):
+            assert (offset + page * PAGE) // PAGE in self.pages, "written where no memory is"
+            self.written[offset // PAGE + page] = (key, version, start // PAGE + page)
 
     def read(self, offset: int, nbytes: int) -> list[tuple[str, str, int] | None]:
         """Returns who wrote what into [offset, offset + nbytes)."""
-        return [self.cells.get(offset // CELL + cell) for cell in range(-(-nbytes // CELL))]
+        return [self.written.get(offset // PAGE + page) for page in range(-(-nbytes // PAGE))]
 
 
 @dataclass

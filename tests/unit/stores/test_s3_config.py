@@ -26,7 +26,7 @@ from rich.pretty import pretty_repr
 
 from s3dlio.engine import errors
 from s3dlio.engine.stores import s3_config
-from s3dlio.engine.stores.s3_config import S3Spec, make_client, resolve_bucket
+from s3dlio.engine.stores.s3_config import S3Spec, resolve_bucket
 
 CANARY = "CANARYsecretCANARYsecretCANARYsecret0123"
 ACCESS_KEY = "AKIACANARYCANARY0000"
@@ -262,10 +262,9 @@ def test_a_senseless_endpoint_is_a_configuration_error(machine: Machine, url: st
     machine.keys()
     machine.config("[default]\nendpoint_url = " + url.replace("\r\n", "\\r\\n") + "\n")
     machine.env(AWS_ENDPOINT_URL=url)
-    for call in (lambda: resolve_bucket("b"), make_client):
-        with pytest.raises(errors.ConfigurationError, match="endpoint") as caught:
-            call()
-        assert_silent(caught.value)
+    with pytest.raises(errors.ConfigurationError, match="endpoint") as caught:
+        resolve_bucket("b")
+    assert_silent(caught.value)
 
 
 def assert_silent(error: BaseException) -> None:
@@ -315,10 +314,9 @@ def test_a5_broken_credentials_give_advice_and_no_secret(
         machine.config(f"[default]\ncredential_process = {machine.program(text)}\n")
     else:
         machine.config(text)
-    for call in (lambda: resolve_bucket("b"), make_client):
-        with pytest.raises(kind, match=words) as caught:
-            call()
-        assert_silent(caught.value)
+    with pytest.raises(kind, match=words) as caught:
+        resolve_bucket("b")
+    assert_silent(caught.value)
 
 
 def test_a_wrong_region_and_a_wrong_bucket_name_are_configuration_errors(machine: Machine) -> None:
@@ -346,7 +344,6 @@ def test_a5_nothing_is_logged_of_a_secret_at_debug(machine: Machine, caplog: pyt
     machine.env(AWS_SESSION_TOKEN=CANARY, AWS_DEFAULT_REGION="eu-west-1")
     with caplog.at_level(logging.DEBUG):
         resolve_bucket("b")
-        make_client()
     assert caplog.records
     assert CANARY not in caplog.text
 
@@ -357,29 +354,6 @@ def test_a_spec_travels_by_msgpack(machine: Machine) -> None:
     spec = resolve_bucket("b")
     assert (spec.host, spec.host_header) == ("::1", "[::1]:9000")
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=S3Spec) == spec
-
-
-def test_the_client_asks_the_same_server_with_the_same_rules(machine: Machine) -> None:
-    machine.env(AWS_ENDPOINT_URL="http://127.0.0.1:9000")
-    machine.keys()
-    for _ in range(2):
-        client = make_client()
-        assert client.meta.endpoint_url == "http://127.0.0.1:9000"
-        assert client.meta.region_name == "us-east-1"
-        assert "/b/k?" in client.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
-        assert callable(client.upload_file)
-
-
-def test_the_client_is_made_again_while_credentials_refresh_themselves(machine: Machine) -> None:
-    use_process(machine, in_minutes(60), in_minutes(60))
-    resolve_bucket("b")
-    assert make_client().meta.endpoint_url == make_client().meta.endpoint_url == "http://127.0.0.1:9000"
-
-
-def test_the_client_without_credentials_does_not_sign(machine: Machine) -> None:
-    machine.env(AWS_ENDPOINT_URL="http://127.0.0.1:9000")
-    url = make_client().generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
-    assert url == "http://127.0.0.1:9000/b/k"
 
 
 def test_a_child_of_fork_resolves_while_another_thread_of_the_parent_held_the_lock(machine: Machine) -> None:
