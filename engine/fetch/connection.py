@@ -72,7 +72,6 @@ class Connection:
         "_unsent",
         "fd",
         "fetch",
-        "is_muted",
         "num_uses",
         "origin",
         "phase",
@@ -100,8 +99,6 @@ class Connection:
         self.num_uses = 0
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
-        self.is_muted = False
-        """Whether the loop has taken this socket out of its epoll set, because its fetch waits for space."""
         self._head = bytearray(HEAD_BYTES)
         self._head_view = memoryview(self._head)
         self._head_used = 0
@@ -339,7 +336,10 @@ class Connection:
         begin += skipped
         num = min(self._left, stop - begin)
         behind = stop - begin - num
-        if behind > self._extra:
+        if behind > self._extra and self._head.startswith(b"HTTP/1.", begin + num):
+            # An answer that nobody asked for, as the 408 of a server that tires of waiting: the body in front of it is whole.
+            self._ends_here = True
+        elif behind > self._extra:
             raise ProtocolError(f"the body is longer than its Content-Length, by {behind - self._extra} bytes or more")
         if num:
             assert self._sink is not None

@@ -63,6 +63,9 @@ class FetchLoop:
         self._delayed: list[tuple[float, int, Fetch]] = []
         """A heap of (due, tie-breaker, fetch)."""
         self._ties = itertools.count()
+        self._parked: dict[int, Connection] = {}
+        """By descriptor: connections whose fetch wants space, muted. They do not count against the limit: what they wait for may be
+        held by requests in the queue, which would otherwise wait for them."""
         self._parking: list[Connection] = []
         """Connections that came to want space since the last poll, still in the epoll set."""
         self._finished: list[Fetch] = []
@@ -74,12 +77,8 @@ class FetchLoop:
     @property
     def num_unfinished(self) -> int:
         """Requests that `poll` still owes."""
-        return len(self._active) + len(self._queue) + len(self._delayed) + len(self._local) + len(self._finished)
-
-    @property
-    def num_idle_capacity(self) -> int:
-        """How many more requests could start now."""
-        return self.max_connections - len(self._active) - len(self._queue)
+        waiting = len(self._queue) + len(self._delayed) + len(self._local)
+        return len(self._active) + len(self._parked) + waiting + len(self._finished)
 
     def fileno(self) -> int:
         """The epoll descriptor: readable when `poll` has something to do (timeouts apart)."""
@@ -138,7 +137,8 @@ class FetchLoop:
         Returns:
             Requests that finished (DONE, FAILED, CANCELLED) or want space, in the order in which that came about.
         """
-        self._mute_parked()
+        if self._parking:
+            self._mute_parked()
         events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic()
         for fd, mask in events:
@@ -148,11 +148,11 @@ class FetchLoop:
                     connection.hear_early()
                 if connection.phase >= Phase.BODY or connection.phase is Phase.HEAD:
                     self._advance(connection, connection.receive)
-                elif connection.phase is Phase.PARKED:
-                    # Muted, so this is an error or a hang-up. `supply` will find no connection and ask again.
-                    self._drop(connection)
                 else:
                     self._advance(connection, partial(self._send, connection))
+            elif fd in self._parked:
+                # Muted, so this is an error or a hang-up. `supply` will find no connection and ask again.
+                self._drop(self._parked[fd])
             elif fd in self._watched:
                 self._watched[fd]()
             else:
@@ -168,10 +168,11 @@ class FetchLoop:
 
     def close(self) -> None:
         """Closes every connection; requests under way are forgotten, not finished."""
-        for connection in self._active.values():
+        for connection in [*self._active.values(), *self._parked.values()]:
             connection.close()
         self._idle.close()
         self._active.clear()
+        self._parked.clear()
         self._queue.clear()
         self._local.clear()
         self._delayed.clear()
@@ -312,7 +313,7 @@ class FetchLoop:
     # Connections in and out of the sets.
 
     def _connection_of(self, fetch: Fetch) -> Connection | None:
-        return next((c for c in self._active.values() if c.fetch is fetch), None)
+        return next((c for c in [*self._parked.values(), *self._active.values()] if c.fetch is fetch), None)
 
     def _free(self, connection: Connection) -> None:
         del self._active[connection.fd]
@@ -321,7 +322,8 @@ class FetchLoop:
             self._idle.keep(connection, self._now)
 
     def _drop(self, connection: Connection) -> None:
-        del self._active[connection.fd]
+        self._active.pop(connection.fd, None)
+        self._parked.pop(connection.fd, None)
         connection.close()
         connection.fetch = None
         if connection in self._parking:
@@ -332,13 +334,14 @@ class FetchLoop:
         for connection in self._parking:
             if connection.phase is Phase.PARKED:
                 self._epoll.modify(connection.fd, 0)
-                connection.is_muted = True
+                self._parked[connection.fd] = self._active.pop(connection.fd)
         self._parking.clear()
+        self._start_queued()
 
     def _unmute(self, connection: Connection) -> None:
-        if connection.is_muted:
+        if self._parked.pop(connection.fd, None) is not None:
             self._epoll.modify(connection.fd, _READ)
-            connection.is_muted = False
+            self._active[connection.fd] = connection
 
     def _forget(self, fetch: Fetch) -> None:
         for queue in (self._queue, self._local):

@@ -82,14 +82,13 @@ def mp_get(
     # The workers start while this process imports what it needs to resolve credentials.
     pool = warm_pool(procs, jobs, memory_bytes)
     tally = _Tally(begun_s, progress)
-    for item in pool.fetch_items(tally.counting(names), ordered=False):
+    for item, arena in pool.fetch_items(tally.counting(names), ordered=False):
+        # The slot first: whatever the caller's functions raise, it is in good hands.
+        if item.error is None and sink is None:
+            pool.release(item, arena)
+        elif item.error is None and sink is not None:
+            sink(item.uri, pool.lease(item, arena))
         tally.add(item)
-        if item.error is not None:
-            continue
-        if sink is None:
-            pool.release(item)
-        else:
-            sink(item.uri, pool.lease(item))
     return tally.result(pool)
 
 

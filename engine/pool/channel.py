@@ -25,6 +25,8 @@ from ..errors import InternalError
 from .messages import MAX_MESSAGE_BYTES
 
 _LINGER_MS = 0
+_MAX_FOLDER_BYTES = 100
+"""A socket's path has at most 107 bytes (unix(7)); a longer TMPDIR is left for /tmp."""
 
 
 class Hub:
@@ -48,6 +50,9 @@ class Hub:
             from tempfile import mkdtemp
 
             self._folder = mkdtemp(prefix="s3dlio-")
+            if len(os.fsencode(self._folder)) > _MAX_FOLDER_BYTES:
+                self.close_door()
+                self._folder = mkdtemp(prefix="s3dlio-", dir="/tmp")
             self._socket.bind(f"ipc://{self._folder}/s")
         return f"ipc://{self._folder}/s"
 

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -23,11 +24,14 @@ from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeld
 from .core import Core, Wanted
 
 if TYPE_CHECKING:
+    from ..memory.arena import Arena
     from ..memory.view import BytesView
     from .items import Item, Run
 
 _WAIT_S = 0.25
 """A wait is cut into pieces of this length, so that Ctrl-C, other threads and stopped workers are noticed."""
+_PULL_S = 0.005
+"""How long the caller's iterable is read before what it gave is fetched: a slow one delays nothing but itself."""
 _GRACE_S = 0.5
 """How long views held by other threads may delay a pool before that is an error."""
 
@@ -110,39 +114,37 @@ class Pool:
     def _iterate(
         self, wanted: Iterator[Wanted], ordered: bool, errors: str
     ) -> Iterator[tuple[str, BytesView | S3dlioError]]:
-        for item in self.fetch_items(wanted, ordered):
+        for item, arena in self.fetch_items(wanted, ordered):
             if item.error is None:
-                yield item.uri, self.lease(item)
+                yield item.uri, self.lease(item, arena)
             elif errors == "return":
                 yield item.uri, item.error
             else:
                 raise item.error
 
-    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[Item]:
-        """Yields items, READY or FAILED, instead of views; each READY one must be given to `lease` or to `release`."""
+    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[tuple[Item, Arena]]:
+        """Yields items, READY or FAILED, and the memory they lie in; each READY one must be given to `lease` or to `release`."""
         core = self._current()
         with self._lock:
             run = core.scheduler.open_run(ordered)
         try:
             while (item := self._next(core, run, wanted)) is not None:
-                yield item
+                yield item, core.arena
         finally:
             self._over.append(run)
             self._close_runs(core)
 
-    def lease(self, item: Item) -> BytesView:
+    def lease(self, item: Item, arena: Arena) -> BytesView:
         """Returns the view of a READY item."""
-        core = self._current()
         assert item.slot is not None
         with self._lock:
-            return core.arena.lease(item.slot, item.nbytes)
+            return arena.lease(item.slot, item.nbytes)
 
-    def release(self, item: Item) -> None:
+    def release(self, item: Item, arena: Arena) -> None:
         """Gives the slot of a READY item back, unread."""
-        core = self._current()
         assert item.slot is not None
         with self._lock:
-            core.arena.free(item.slot)
+            arena.free(item.slot)
 
     def _next(self, core: Core, run: Run, wanted: Iterator[Wanted]) -> Item | None:
         """Returns the next item of a run, waiting for it; None at the end."""
@@ -150,34 +152,47 @@ class Pool:
         while True:
             with self._lock:
                 self._check_use(core)
-                item = core.take(run)
-                if item is not None and not core.is_move_due(run):
+                item = None if core.is_move_due(run) else core.take(run)
+                if item is not None:
                     return item
-                if item is None and core.scheduler.is_finished(run):
+                if core.scheduler.is_finished(run):
                     return None
-                # After a death the window is smaller than what was offered already.
-                num = max(0, core.scheduler.num_wanted(run))
+                num = core.scheduler.num_wanted(run)
             # The user's own code runs outside the lock: it may be slow, and may use this pool.
-            more = [*islice(wanted, num)] if num else []
-            with self._lock:
+            more, is_last = _pull(wanted, num)
+            with self._lock, self._unbroken(core):
                 self._check_use(core)
-                if num:
-                    run.is_exhausted = core.offer(run, more) < num
+                core.offer(run, more)
+                run.is_exhausted |= is_last
                 has_moved = core.move()
-                if item is None:
-                    item = core.take(run)
-                if item is None and not has_moved and not core.has_news():
-                    core.scheduler.deepen(run)
-                    core.check_workers()
-                    stuck_since_s = self._check_views(core, run, stuck_since_s)
-                    self._num_waiting += 1
-                else:
+                item = core.take(run)
+                if item is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
                     if self._num_waiting:
                         core.wake()
                     if item is not None:
                         return item
                     continue
+                core.scheduler.deepen(run)
+                core.check_workers()
+                stuck_since_s = self._check_views(core, run, stuck_since_s)
+                self._num_waiting += 1
             self._wait(core, _WAIT_S if stuck_since_s is None else 0.01)
+
+    @contextmanager
+    def _unbroken(self, core: Core) -> Iterator[None]:
+        """Throws the core away if Ctrl-C strikes inside: a command or an event may have been lost between two lines.
+
+        The next use makes another core. Errors of our own are raised where nothing is lost.
+        """
+        try:
+            yield
+        except S3dlioError:
+            raise
+        except BaseException:
+            if self._core is core:
+                self._core = None
+                self._finalizer()
+            raise
 
     def _check_views(self, core: Core, run: Run, since_s: float | None) -> float | None:
         """Raises ViewsHeldError if only the release of a view can help, at once if no other thread could do that."""
@@ -211,9 +226,10 @@ class Pool:
         try:
             while self._over:
                 run = self._over.popleft()
-                if self._core is core and not self._is_closed:
-                    core.scheduler.close_run(run)
-                    core.move()
+                if self._core is core:
+                    with self._unbroken(core):
+                        core.scheduler.close_run(run)
+                        core.move()
         finally:
             self._lock.release()
 
@@ -272,13 +288,14 @@ class Pool:
     def _check_use(self, core: Core) -> None:
         self._check_open()
         if self._core is not core:
-            raise PoolClosedError("this iteration began before a fork, and only the parent can go on with it; fetch anew")
+            raise PoolClosedError("this iteration cannot go on, after a fork or an interruption of the pool; fetch anew")
 
     def _current(self) -> Core:
         """Returns the core, made anew in a forked child."""
         self._check_open()
-        core = self._core
-        return core if core is not None else self._open()
+        with self._lock:
+            core = self._core
+            return core if core is not None else self._open()
 
     def _abandon(self) -> None:
         """After a fork, in the child: keeps the parent's core for the views on it, and never uses it again."""
@@ -291,6 +308,17 @@ class Pool:
         self._has_left = threading.Condition(self._lock)
         self._over.clear()
         self._num_waiting = 0
+
+
+def _pull(wanted: Iterator[Wanted], num: int) -> tuple[list[Wanted], bool]:
+    """Returns up to `num` of what is wanted, fewer if that takes long, and whether there is no more."""
+    more: list[Wanted] = []
+    begun_s = time.monotonic()
+    for one in islice(wanted, num):
+        more.append(one)
+        if len(more) == num or time.monotonic() - begun_s > _PULL_S:
+            return more, False
+    return more, num > 0
 
 
 def _close_core(core: Core, pid: int) -> None:

@@ -69,9 +69,9 @@ def test_get_range_clips_at_the_end(place: Place, offset: int, length: int | Non
 @pytest.mark.parametrize(("offset", "length"), [(76_801, None), (76_801, 1), (76_801, 0), (10**12, 5), (-1, None), (-1, 5), (5, -1)])
 def test_get_range_beyond_the_object_is_a_value_error(place: Place, offset: int, length: int | None) -> None:
     place.write("key", DATA)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(s3dlio.InvalidRangeError) as raised:
         s3dlio.get_range(place.uri("key"), offset, length)
-    assert isinstance(raised.value, s3dlio.InvalidRangeError)
+    assert isinstance(raised.value, ValueError)
     assert raised.value.uri == place.uri("key")
 
 
@@ -79,7 +79,7 @@ def test_get_range_of_an_empty_object_is_empty_at_zero(place: Place) -> None:
     place.write("key", b"")
     assert bytes(s3dlio.get_range(place.uri("key"), 0)) == b""
     assert bytes(s3dlio.get_range(place.uri("key"), 0, 10)) == b""
-    with pytest.raises(ValueError):
+    with pytest.raises(s3dlio.InvalidRangeError):
         s3dlio.get_range(place.uri("key"), 1)
 
 

@@ -174,9 +174,9 @@ def test_i9_a_range_at_the_end_is_empty_and_one_beyond_is_invalid(served: Object
     assert bytes(s3dlio.get_range(URI, SIZE, 10)) == b""
     assert bytes(s3dlio.get_range(URI, 10, 0)) == b""
     for offset, length in ((SIZE + 1, None), (SIZE + 1, 10), (SIZE + 1, 0), (-1, 5), (5, -1)):
-        with pytest.raises(ValueError) as raised:
+        with pytest.raises(s3dlio.InvalidRangeError) as raised:
             s3dlio.get_range(URI, offset, length)
-        assert isinstance(raised.value, s3dlio.InvalidRangeError)
+        assert isinstance(raised.value, ValueError)
         assert raised.value.uri == URI
 
 
@@ -218,7 +218,7 @@ def test_i8_an_empty_object_is_an_empty_view_on_real_servers(endpoint: S3Endpoin
     (entry,) = s3dlio.list_iter(f"s3://{bucket}/")
     assert entry.size == 0
     assert [bytes(view) for view in s3dlio.get_many([ObjectRef(uri, entry.size, entry.version)])] == [b""]
-    with pytest.raises(ValueError):
+    with pytest.raises(s3dlio.InvalidRangeError):
         s3dlio.get_range(uri, 1)
 
 

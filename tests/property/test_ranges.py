@@ -73,7 +73,8 @@ faults = st.lists(st.tuples(st.sampled_from(["reset", "cut", "chunks", "whole"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
-@given(size=st.integers(0, 3000), offset=st.integers(0, 3000), length=st.none() | st.integers(0, 3000), broken=faults, seed=st.integers(0, 9))
+@given(size=st.integers(0, 3000), offset=st.integers(0, 3000), length=st.none() | st.integers(0, 3000), broken=faults,
+       seed=st.integers(0, 9))  # fmt: skip
 def test_n3_n4_any_sequence_of_broken_answers_ends_in_the_exact_bytes_or_an_error(
     served: ObjectServer, size: int, offset: int, length: int | None, broken: list[tuple[str, int]], seed: int
 ) -> None:

@@ -36,9 +36,9 @@ SPLIT_ABOVE_BYTES = 24 * PAGE
 KEYS = [f"key{i}" for i in range(6)]
 FAULTS = [TruncatedBodyError, ServerError]
 sizes = st.one_of(
-    st.integers(0, 8 * PAGE), st.integers(33 * PAGE, 60 * PAGE), st.sampled_from([0, 1, 16 * PAGE, 24 * PAGE, 32 * PAGE, 48 * PAGE])
+    st.integers(0, 8 * PAGE), st.integers(33 * PAGE, 70 * PAGE), st.sampled_from([0, 1, 16 * PAGE, 24 * PAGE, 32 * PAGE, 48 * PAGE])
 )
-wishes = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8), st.sampled_from(["", "", "size", "version", "both"]))
+wishes = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8), st.sampled_from(["", "", "", "size", "version", "both"]))
 picks = st.integers(0, 63)
 Wish = tuple[list[str], str]
 
@@ -77,8 +77,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Rules are what can happen; invariants are what must hold after each."""
 
     @initialize(
-        cap_pages=st.sampled_from([8, 40, 64, 100, 300]),
-        jobs=st.integers(1, 4),
+        cap_pages=st.sampled_from([8, 64, 80, 100, 128, 300]),
+        jobs=st.sampled_from([1, 2, 8, 8]),
         spare=st.integers(0, 4),
         object_sizes=st.lists(sizes, min_size=len(KEYS), max_size=len(KEYS)),
         num_workers=st.integers(0, 2),
@@ -146,19 +146,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.consumers[pick % len(self.consumers)].run.is_exhausted = True
 
     @precondition(lambda self: self.consumers)
-    @rule(pick=picks, at_most=st.integers(1, 4))
-    def take(self, pick: int, at_most: int) -> None:
+    @rule(pick=picks, at_most=st.integers(1, 4), keeps=st.sampled_from([False, False, True]))
+    def take(self, pick: int, at_most: int, keeps: bool) -> None:
         consumer = self.consumers[pick % len(self.consumers)]
-        for _ in range(at_most):
-            if not self.take_one(consumer):
-                return
+        num_held = len(self.held)
+        while at_most and self.take_one(consumer):
+            at_most -= 1
+        while len(self.held) > num_held and not keeps:
+            self.release(self.held.pop())
 
     @precondition(lambda self: self.held)
-    @rule(pick=picks)
-    def release_from_any_thread(self, pick: int) -> None:
-        self.release(self.held.pop(pick % len(self.held)))
+    @rule(picked=st.lists(picks, min_size=1, max_size=6))
+    def release_from_any_thread(self, picked: list[int]) -> None:
+        for pick in picked[: len(self.held)]:
+            self.release(self.held.pop(pick % len(self.held)))
 
-    @precondition(lambda self: self.consumers)
+    @precondition(lambda self: len(self.consumers) > 1)
     @rule(pick=picks)
     def close_run(self, pick: int) -> None:
         consumer = self.consumers.pop(pick % len(self.consumers))
@@ -247,24 +250,27 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.faults[request.command.key] += 1
         worker.fail(request, fault("injected"))
 
-    @rule(answers=st.lists(st.integers(0, 7), max_size=8), takes=st.integers(0, 3), releases=st.integers(0, 3))
-    def everybody_goes_on_a_little(self, answers: list[int], takes: int, releases: int) -> None:
-        self.pump()
-        for worker in self.workers.values():
-            self.hear(list(self.workers).index(worker.index), 8)
-        for pick in answers:
-            if any(worker.active() for worker in self.workers.values()):
-                self.finish(pick)
-        for pick in range(len(self.workers)):
-            self.report(pick, 8)
-        for consumer in self.consumers:
-            self.take(self.consumers.index(consumer), takes)
-        for _ in range(min(releases, len(self.held))):
-            self.release(self.held.pop(0))
+    @rule(rounds=st.lists(st.tuples(st.lists(picks, max_size=6), st.integers(0, 2)), min_size=1, max_size=4))
+    def everybody_goes_on_a_little(self, rounds: list[tuple[list[int], int]]) -> None:
+        for answers, num_takes in rounds:
+            self.pump()
+            for pick in range(len(self.workers)):
+                self.hear(pick, 8)
+            for answer in answers:
+                if any(worker.active() for worker in self.workers.values()):
+                    self.finish(answer)
+            for pick in range(len(self.workers)):
+                self.report(pick, 8)
+            for pick in range(len(self.consumers)):
+                self.take(pick, num_takes, False)
+            self.the_books_are_right()
+            self.nobody_writes_where_another_writes_or_reads()
 
-    @rule(key=st.sampled_from(KEYS), size=sizes)
-    def change_object(self, key: str, size: int) -> None:
-        found = self.objects[key]
+    @rule(pick=picks, size=sizes)
+    def change_object(self, pick: int, size: int) -> None:
+        being_read = [request.command.key for worker in self.workers.values() for request in worker.active()]
+        keys = being_read or KEYS
+        found = self.objects[keys[pick % len(keys)]]
         found.size = size
         found.num_changes += 1
 

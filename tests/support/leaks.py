@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import sys
 import threading
@@ -93,9 +94,8 @@ def find_leaks(before: Snapshot, settle_s: float = SETTLE_S) -> Snapshot:
 
 def shut_down_engine() -> None:
     """Ends the engine's warm workers, pools and stores, if this process ever loaded the engine."""
-    lifecycle = sys.modules.get("s3dlio.engine.ops.lifecycle")
-    if lifecycle is not None:
-        lifecycle.shutdown()
+    if "s3dlio.engine.stores.registry" in sys.modules:
+        importlib.import_module("s3dlio.engine.ops.lifecycle").shutdown()
 
 
 @contextlib.contextmanager

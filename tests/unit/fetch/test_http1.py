@@ -171,7 +171,10 @@ def test_n7_a_body_without_its_last_chunk_is_not_complete() -> None:
     assert not dechunk(b"5\r\nhello\r\n0\r\n").is_complete
 
 
-@pytest.mark.parametrize("wire", [b"5\r\nhelloXX", b"zz\r\nhello", b"-5\r\nhello", b"FFFFFFFFFFFFFFFFFFFF\r\n", b"5\r\nhello\r\n0\r\n\r\nzzz"])
+@pytest.mark.parametrize(
+    "wire",
+    [b"5\r\nhelloXX", b"zz\r\nhello", b"-5\r\nhello", b"FFFFFFFFFFFFFFFFFFFF\r\n", b"5\r\nhello\r\n0\r\n\r\nzzz"],
+)
 def test_n7_bad_chunk_framing_is_an_error(wire: bytes) -> None:
     with pytest.raises(ProtocolError):
         dechunk(wire)
