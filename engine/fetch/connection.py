@@ -1,10 +1,6 @@
-"""One keep-alive connection: sends a request, receives its answer straight into the memory it is for.
+"""One keep-alive connection: connects, sends a request, and receives its answer (`answer.py`).
 
-Owns a socket and the state of at most one request. It never decides about retries, timeouts or queues (`loop.py` does), never blocks,
-and never writes outside `fetch.out`: the plan of `accept.py` says how many bytes belong there, and `recv_into` is given no more room.
-
-The head lands in a small buffer of its own together with the first bytes of the body; those are copied, everything behind them is not.
-A buffer of 1 KiB instead of 64 KiB saves 2.6 µs per request of 64 KiB, since less of the body is copied.
+Owns a socket and at most one request. It never blocks, and never decides about retries, timeouts or queues (`loop.py` does).
 """
 
 from __future__ import annotations
@@ -14,70 +10,16 @@ import os
 import select
 import socket
 from collections.abc import Callable
-from enum import IntEnum
-from typing import Final
 
-from ..errors import (
-    ConnectFailedError,
-    InvalidRangeError,
-    ObjectChangedError,
-    ProtocolError,
-    S3dlioError,
-    TruncatedBodyError,
-    UnsupportedError,
-)
-from .accept import accept
-from .http1 import MAX_HEAD_BYTES, ChunkedBody, ResponseHead, has_body
-from .request import Exchange, Fetch, Origin, State
-
-HEAD_BYTES: Final = 1024
-MAX_ERROR_BODY_BYTES: Final = 64 << 10
-"""An error body is read up to here; what is longer is cut, and the connection closed (case N18)."""
-MAX_CHUNKED_BYTES: Final = 1 << 30
-"""A chunked object goes through private memory, so it has a bound. No S3 server sends objects chunked."""
-_EMPTY: Final = memoryview(bytearray())
+from ..errors import ConnectFailedError, UnsupportedError
+from .answer import AnswerReceiver, Phase
+from .request import Fetch, Origin
 
 
-class Phase(IntEnum):
-    """CONNECTING → SENDING → HEAD → BODY | PARKED → IDLE, and CLOSED from anywhere."""
+class Connection(AnswerReceiver):
+    """A non-blocking socket with a request, or ready for one."""
 
-    IDLE = 0
-    CONNECTING = 1
-    SENDING = 2
-    HEAD = 3
-    PARKED = 4
-    BODY = 5
-    CLOSED = 6
-
-
-class Connection:
-    """A non-blocking socket and the answer it is receiving."""
-
-    __slots__ = (
-        "_chunks",
-        "_ends_here",
-        "_extra",
-        "_filled",
-        "_grant",
-        "_head",
-        "_head_end",
-        "_head_used",
-        "_head_view",
-        "_is_error",
-        "_left",
-        "_readable",
-        "_reply",
-        "_sink",
-        "_skip",
-        "_unsent",
-        "fd",
-        "fetch",
-        "num_uses",
-        "origin",
-        "phase",
-        "sock",
-        "stamp_s",
-    )
+    __slots__ = ("_readable", "_unsent", "fd", "stamp_s")
 
     def __init__(
         self, origin: Origin, address: tuple[int, tuple[object, ...]], grant: Callable[[Fetch], memoryview | None]
@@ -89,21 +31,15 @@ class Connection:
 
         Raises:
             ConnectFailedError: Refused at once, or no descriptor is left.
+            UnsupportedError: The origin wants TLS.
         """
         if origin.is_tls:
             # Never a signed request in the clear to somebody who asked for TLS.
             raise UnsupportedError("https:// endpoints have no lane in this version; use an http:// endpoint")
-        self.origin = origin
-        self._grant = grant
-        self.fetch: Fetch | None = None
-        self.num_uses = 0
+        super().__init__(origin, grant)
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
-        self._head = bytearray(HEAD_BYTES)
-        self._head_view = memoryview(self._head)
-        self._head_used = 0
-        self._head_end = 0
-        self._reset()
+        self._unsent: bytes | memoryview = b""
         try:
             self.sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
@@ -117,24 +53,6 @@ class Connection:
             self.close()
             raise ConnectFailedError(f"cannot connect to {self}", cause=os.strerror(problem))
         self.phase = Phase.CONNECTING if problem else Phase.IDLE
-
-    def __str__(self) -> str:
-        return f"{self.origin.host}:{self.origin.port}"
-
-    def _reset(self) -> None:
-        self._reply: ResponseHead | None = None
-        self._chunks: ChunkedBody | None = None
-        self._sink: memoryview | None = None
-        self._filled = self._left = self._skip = self._extra = 0
-        self._is_error = False
-        self._ends_here = False
-
-    def close(self) -> None:
-        """Closes the socket; what it had received of an object stays counted."""
-        self._count()
-        self.phase = Phase.CLOSED
-        self._sink = None
-        self.sock.close()
 
     def start(self, fetch: Fetch) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
@@ -173,40 +91,6 @@ class Connection:
         self.phase = Phase.HEAD
         return True
 
-    def receive(self) -> bool:
-        """Takes what has arrived; returns whether the answer is complete (the phase is IDLE or CLOSED then).
-
-        Where the object does not fit into `fetch.out`, the phase becomes PARKED and the fetch's state WANTS_SPACE.
-
-        Raises:
-            S3dlioError: The answer is an error, is not acceptable, or the connection broke. The connection is then closed, unless its
-                phase is IDLE (an error status, completely read).
-        """
-        step = self._receive_body if self.phase is Phase.BODY else self._receive_head
-        try:
-            return step()
-        except OSError as error:
-            return self._on_socket_error(error)
-
-    def resume(self) -> bool:
-        """Goes on with a body whose space has come; returns whether the answer is complete.
-
-        Raises:
-            S3dlioError: As `receive`.
-        """
-        try:
-            return self._take_body()
-        except OSError as error:
-            return self._on_socket_error(error)
-
-    def _on_socket_error(self, error: OSError) -> bool:
-        if isinstance(error, BlockingIOError):
-            return False
-        # Some errors of our own tree are OSErrors too; they pass as they are.
-        if isinstance(error, S3dlioError):
-            raise error
-        raise ConnectFailedError(f"the connection to {self} broke", cause=str(error)) from None
-
     @property
     def is_clean(self) -> bool:
         """Whether a kept connection may carry the next request: it is open, and holds nothing that nobody asked for.
@@ -225,218 +109,3 @@ class Connection:
     def was_dropped_while_idle(self) -> bool:
         """Whether a failure now means only that the server had closed this kept connection (case N15)."""
         return self.num_uses > 0 and self.phase <= Phase.HEAD and self._head_used == 0
-
-    def _receive_head(self) -> bool:
-        used = self._head_used
-        num = self.sock.recv_into(self._head_view[used:] if used else self._head)
-        if not num:
-            raise ConnectFailedError(f"{self} closed the connection before it answered")
-        self._head_used = used + num
-        begin = max(0, used - 3)
-        while (end := self._head.find(b"\r\n\r\n", begin, self._head_used)) >= 0:
-            head = ResponseHead(self._head_view[: end + 4])
-            if head.status >= 200:
-                self._head_end = end + 4
-                self._reply = head
-                return self._begin_body(head)
-            self._drop_interim(end + 4)
-            begin = 0
-        self._make_room_for_head()
-        return False
-
-    def _make_room_for_head(self) -> None:
-        if self._head_used < len(self._head):
-            return
-        if self._head_used >= MAX_HEAD_BYTES:
-            raise ProtocolError(f"the response head is longer than {MAX_HEAD_BYTES} bytes")
-        self._head = self._head + bytes(len(self._head))
-        self._head_view = memoryview(self._head)
-
-    def _drop_interim(self, end: int) -> None:
-        """Passes over a 1xx answer: the real one follows. Source: RFC 9110 §15.2."""
-        rest = bytes(self._head_view[end : self._head_used])
-        self._head_used = len(rest)
-        self._head_view[: len(rest)] = rest
-
-    def _begin_body(self, head: ResponseHead) -> bool:
-        fetch = self.fetch
-        assert fetch is not None
-        if head.status >= 300 or isinstance(fetch, Exchange):
-            return self._begin_private_body(fetch, head)
-        fetch.reply = head
-        plan = accept(fetch, head)
-        if plan is None:
-            return self._begin_chunks(head, MAX_CHUNKED_BYTES)
-        self._skip, self._left, self._extra = plan
-        return self._place(fetch)
-
-    def _place(self, fetch: Fetch) -> bool:
-        """Goes on if there is room for the body, asks for it if not, and parks if it cannot be had at once."""
-        if fetch.missing_space > (0 if fetch.out is None else len(fetch.out)):
-            room = self._grant(fetch)
-            if room is None:
-                self.phase = Phase.PARKED
-                fetch.state = State.WANTS_SPACE
-                return False
-            fetch.out = room
-        return self._take_body()
-
-    def _take_body(self) -> bool:
-        """Receives a body for which there is room."""
-        fetch = self.fetch
-        assert fetch is not None
-        if fetch.out is None:
-            fetch.out = _EMPTY
-        if self._chunks is not None:
-            num = min(len(fetch.body), fetch.missing_space - fetch.received)
-            fetch.out[fetch.received : fetch.received + num] = fetch.body[:num]
-            fetch.received += num
-            fetch.body = b""
-            return self._complete()
-        # Whoever gave the space may have cut the part shorter: then the rest is left unread, and others fetch it.
-        assert fetch.end is not None
-        beyond = fetch.start + fetch.received + self._left - fetch.end
-        if beyond > 0:
-            self._left -= beyond
-            self._extra += beyond
-        self._sink = fetch.out[fetch.received : fetch.received + self._left]
-        return self._take_first()
-
-    def _begin_private_body(self, fetch: Fetch, head: ResponseHead) -> bool:
-        self._is_error = head.status >= 300
-        if not has_body(fetch.method, head.status):
-            return self._complete()
-        bound = MAX_ERROR_BODY_BYTES if self._is_error else getattr(fetch, "max_body_bytes", MAX_ERROR_BODY_BYTES)
-        if head.is_chunked:
-            return self._begin_chunks(head, 2 * bound if self._is_error else bound)
-        if head.length is None and not self._is_error:
-            raise ProtocolError("the answer has neither a length nor chunks", status=head.status)
-        # An error without a length lasts until the connection ends; it is worth reading for what it says.
-        length = bound + 1 if head.length is None else head.length
-        if length > bound and not self._is_error:
-            raise ProtocolError(f"the body of {length} bytes is longer than {bound}")
-        self._left = min(length, bound)
-        self._extra = length - self._left
-        self._sink = memoryview(bytearray(self._left))
-        return self._take_first()
-
-    def _begin_chunks(self, head: ResponseHead, bound: int) -> bool:
-        # The head's framing again, and nothing else of it: the parser must not stumble over the rest twice.
-        self._chunks = ChunkedBody(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", bound)
-        self.phase = Phase.BODY
-        first = bytes(self._head_view[self._head_end : self._head_used])
-        return self._feed_chunks(first) if first else False
-
-    def _take_first(self) -> bool:
-        """Copies the bytes of the body that came with the head, and then receives what is already there."""
-        self.phase = Phase.BODY
-        begin, stop = self._head_end, self._head_used
-        skipped = min(self._skip, stop - begin)
-        self._skip -= skipped
-        begin += skipped
-        num = min(self._left, stop - begin)
-        behind = stop - begin - num
-        if behind > self._extra and self._head.startswith(b"HTTP/1.", begin + num):
-            # An answer that nobody asked for, as the 408 of a server that tires of waiting: the body in front of it is whole.
-            self._ends_here = True
-        elif behind > self._extra:
-            raise ProtocolError(f"the body is longer than its Content-Length, by {behind - self._extra} bytes or more")
-        if num:
-            assert self._sink is not None
-            self._sink[:num] = self._head_view[begin : begin + num]
-            self._filled = num
-            self._left -= num
-        return self._receive_body() if self._left else self._complete()
-
-    def _receive_body(self) -> bool:
-        if self._chunks is not None:
-            return self._feed_chunks(self.sock.recv(64 << 10))
-        if self._skip:
-            num = len(self.sock.recv(min(self._skip, 1 << 20)))
-            self._skip -= num
-        else:
-            assert self._sink is not None
-            num = self.sock.recv_into(self._sink[self._filled :])
-            self._filled += num
-            self._left -= num
-            if not self._left:
-                return self._complete()
-        if not num and self._is_error:
-            return self._complete()
-        if not num:
-            raise TruncatedBodyError(f"{self} closed the connection {self._left + self._skip} bytes before the end of the body")
-        return False
-
-    def _feed_chunks(self, data: bytes) -> bool:
-        assert self._chunks is not None
-        if not data:
-            raise TruncatedBodyError(f"{self} closed the connection before the last chunk")
-        self._chunks.feed(data)
-        if self._is_error and len(self._chunks.data) >= MAX_ERROR_BODY_BYTES:
-            self._extra = 1
-        elif not self._chunks.is_complete:
-            return False
-        fetch = self.fetch
-        assert fetch is not None
-        if self._is_error or isinstance(fetch, Exchange):
-            return self._complete()
-        return self._place_chunked_object(fetch, self._chunks.data)
-
-    def _place_chunked_object(self, fetch: Fetch, data: bytearray) -> bool:
-        """Takes what was asked for from an object, or a range of one, that came in chunks, if the count is right (case N7)."""
-        assert self._reply is not None
-        first, last, _ = self._reply.content_range() or (0, fetch.size or len(data), None)
-        if last - first != len(data):
-            raise TruncatedBodyError(f"{len(data)} bytes came in chunks, {last - first} were expected")
-        if fetch.start > last:
-            raise InvalidRangeError(f"the range begins at {fetch.start}, the object has {last} bytes")
-        if fetch.size is None:
-            fetch.size = len(data)
-        fetch.end = fetch.size if fetch.end is None else min(fetch.end, fetch.size)
-        # A range begins where the last attempt had come to; what that attempt had received is in its place already.
-        fetch.body = data[fetch.start + fetch.received - first : fetch.end - first]
-        return self._place(fetch)
-
-    def _count(self) -> None:
-        """Adds what has been received to the fetch's own count, once. Progress, if it can be built upon: a version is known."""
-        if self._filled and self.fetch is not None and not self._is_error and not isinstance(self.fetch, Exchange):
-            self.fetch.received += self._filled
-            if self.fetch.version is not None:
-                self.fetch.failures = 0
-        self._filled = 0
-
-    def _complete(self) -> bool:
-        """Ends the answer: keeps or closes the connection, and raises what an error status stands for."""
-        fetch, head = self.fetch, self._reply
-        assert fetch is not None
-        assert head is not None
-        body = self._chunks.data if self._chunks is not None else self._sink
-        is_error, is_last = self._is_error, self._extra or self._ends_here or not head.is_persistent
-        if is_error and head.length is None and self._chunks is None:
-            is_last = True
-        self._count()
-        self._reset()
-        self._head_used = 0
-        self.num_uses += 1
-        self.phase = Phase.IDLE
-        if is_last:
-            self.close()
-        if is_error:
-            error = _meaning(fetch, head, b"" if body is None else bytes(body))
-            del body  # a server may echo the request, signature and all, and a traceback may show locals
-            raise error
-        if isinstance(fetch, Exchange):
-            fetch.reply = head
-            fetch.body = bytes(body) if body is not None else b""
-        elif fetch.end is not None and fetch.start + fetch.received < fetch.end:
-            raise TruncatedBodyError(f"the server sent {fetch.received} bytes of {fetch.end - fetch.start}")
-        return True
-
-
-def _meaning(fetch: Fetch, head: ResponseHead, body: bytes) -> S3dlioError:
-    """Returns what an error status stands for."""
-    error: S3dlioError = fetch.wire.error(head, body, fetch.uri, fetch.attempts)
-    if isinstance(error, InvalidRangeError) and (fetch.received or fetch.size is not None):
-        # The range was within the object when it was listed or begun (case I9).
-        return ObjectChangedError("the object is shorter than it was", uri=fetch.uri, status=head.status)
-    return error

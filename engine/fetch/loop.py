@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError, describe
 from ..retry import delay_s, parse_retry_after
-from .connection import Connection, Phase
+from .answer import Phase
+from .connection import Connection
 from .connections import Connections
 from .request import Fetch, State
 

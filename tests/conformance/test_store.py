@@ -127,7 +127,10 @@ def test_get_many_raises_the_first_error_in_input_order(place: Place) -> None:
     assert raised.value.uri == place.uri("missing 1")  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("arguments", [{"workers": 0}, {"workers": -1}, {"max_in_flight": 0}, {"workers": 2, "max_in_flight": 3}, {"errors": "ignore"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [{"workers": 0}, {"workers": -1}, {"max_in_flight": 0}, {"workers": 2, "max_in_flight": 3}, {"errors": "ignore"}],
+)
 def test_get_many_refuses_arguments_without_sense(arguments: dict[str, Any]) -> None:
     with pytest.raises(s3dlio.ConfigurationError):
         s3dlio.get_many(["memory://b/k"], **arguments)
@@ -204,7 +207,8 @@ def test_stat_says_16_things(place: Place) -> None:
     assert set(found) == STAT_KEYS
     assert found["size"] == len(DATA)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["last_modified"])
-    assert found["etag"] and '"' not in found["etag"]
+    assert found["etag"]
+    assert '"' not in found["etag"]
     assert isinstance(found["metadata"], dict)
 
 

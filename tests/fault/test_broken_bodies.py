@@ -149,6 +149,14 @@ def test_n4_a_body_that_never_advances_is_an_error_and_never_a_short_success(ser
     assert isinstance(raised.value, EOFError)
 
 
+def test_n4_without_a_version_bytes_that_are_thrown_away_are_no_progress(scripted: ScriptedServer) -> None:
+    # No ETag, so each attempt begins again: a server that always breaks off at the same byte must not be asked until the deadline.
+    scripted.script = lambda _request: cut_after(500, Respond(200, {}, DATA[:1000]))
+    with pytest.raises(s3dlio.TruncatedBodyError) as raised:
+        s3dlio.get(URI)
+    assert (raised.value.attempts, len(scripted.requests)) == (3, 3)
+
+
 def test_n4_one_truncated_object_of_many_is_the_only_error(served: ObjectServer) -> None:
     for n in range(8):
         served.objects[f"/bucket/{n}"] = DATA[: 1000 * n + 1]

@@ -80,6 +80,48 @@ def test_waiting_for_space_is_no_silence(loop: FetchLoop, served: ObjectServer) 
     assert fetch.attempts == 1
 
 
+LARGE = random.Random(9).randbytes(1 << 20) * 24
+
+
+def test_time_spent_waiting_for_space_does_not_count_against_the_deadline(loop: FetchLoop, served: ObjectServer) -> None:
+    # A consumer that validates for ten minutes frees no slot; what was parked meanwhile must not fail when it goes on.
+    served.objects[PATH] = LARGE
+    loop.limits = settings(deadline_s=0.6)
+    fetch = make_fetch()
+    loop.submit(fetch)
+    run_until(loop, fetch, State.WANTS_SPACE)
+    for _ in range(10):
+        loop.poll(0.1)
+    loop.supply(fetch, memoryview(bytearray(len(LARGE))))
+    while fetch.state < State.DONE:
+        loop.poll(0.1)
+    assert (fetch.state, fetch.error) == (State.DONE, None)
+
+
+def test_time_spent_outside_of_poll_does_not_count_against_the_deadline(loop: FetchLoop, served: ObjectServer) -> None:
+    served.objects[PATH] = LARGE
+    loop.limits = settings(deadline_s=1.0)
+    fetch = make_fetch(memoryview(bytearray(len(LARGE))))
+    loop.submit(fetch)
+    while fetch.size is None:
+        loop.poll(0.1)
+    threading.Event().wait(1.3)  # the caller computes
+    while fetch.state < State.DONE:
+        loop.poll(0.1)
+    assert (fetch.state, fetch.error) == (State.DONE, None)
+
+
+def test_a_fetch_that_waits_for_space_is_unfinished(loop: FetchLoop, served: ObjectServer) -> None:
+    fetch = make_fetch()
+    loop.submit(fetch)
+    run_until(loop, fetch, State.WANTS_SPACE)
+    loop.poll(0.05)
+    assert loop.num_unfinished == 1
+    loop.cancel(fetch)
+    assert loop.poll(0.05) == [fetch]
+    assert loop.num_unfinished == 0
+
+
 def test_a_connection_that_breaks_while_its_body_waits_is_replaced(loop: FetchLoop, served: ObjectServer) -> None:
     served.faults[PATH] = [reset_after(0)]
     fetch = make_fetch()
@@ -190,13 +232,13 @@ def test_a_failed_call_gives_its_slots_back_and_the_next_one_works(served: Objec
     s3dlio.get(URI)
     before = used_bytes()
     served.faults[PATH] = [cut_after(100), *[cut_after(0)] * 3]
+    call = {
+        "get": lambda: s3dlio.get(URI),
+        "get_range": lambda: s3dlio.get_range(URI, 10, 1000),
+        "get_many": lambda: s3dlio.get_many(["s3://bucket/good", URI, "s3://bucket/good"]),
+    }[verb]
     with pytest.raises(s3dlio.TruncatedBodyError):
-        if verb == "get":
-            s3dlio.get(URI)
-        elif verb == "get_range":
-            s3dlio.get_range(URI, 10, 1000)
-        else:
-            s3dlio.get_many(["s3://bucket/good", URI, "s3://bucket/good"])
+        call()
     served.faults[PATH] = []
     assert used_bytes() == before
     assert bytes(s3dlio.get(URI)) == DATA
