@@ -42,7 +42,7 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     Raises:
         InvalidUriError: No scheme, an unknown one, no bucket, or a NUL, or a key that is too long.
     """
-    raw = os.fspath(text)
+    raw = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not isinstance(raw, str):
         raise InvalidUriError(f"a URI is text, not {type(raw).__name__}")
     scheme, separator, rest = raw.partition("://")

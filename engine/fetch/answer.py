@@ -315,7 +315,7 @@ class AnswerReceiver:
         """Adds what has been received to the fetch's own count, once. Progress, if it can be built upon: a version is known."""
         if self._filled and self.fetch is not None and not self._is_error and not isinstance(self.fetch, Exchange):
             self.fetch.received += self._filled
-            if self.fetch.version is not None:
+            if self.fetch.is_resumable:
                 self.fetch.failures = 0
         self._filled = 0
 

@@ -10,10 +10,14 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import ConnectFailedError, UnsupportedError
 from .answer import AnswerReceiver, Phase
 from .request import Fetch, Origin
+
+if TYPE_CHECKING:
+    from ..config import Settings
 
 
 class Connection(AnswerReceiver):
@@ -109,3 +113,11 @@ class Connection(AnswerReceiver):
     def was_dropped_while_idle(self) -> bool:
         """Whether a failure now means only that the server had closed this kept connection (case N15)."""
         return self.num_uses > 0 and self.phase <= Phase.HEAD and self._head_used == 0
+
+    def patience(self, limits: Settings) -> tuple[str, float]:
+        """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""
+        if self.phase is Phase.CONNECTING:
+            return f"{self} did not accept a connection", limits.connect_timeout_s
+        if self.phase is Phase.BODY:
+            return f"{self} sent nothing more of the body", limits.silence_timeout_s
+        return f"{self} did not answer", limits.first_byte_timeout_s

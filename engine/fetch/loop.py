@@ -7,8 +7,8 @@ Rules:
   again last-in first-out.
 * A failure is answered here and nowhere else: by another attempt after a wait (`retry.py` says when), or by a finished `Fetch`
   with its error. What was received stays received: the next attempt asks for the rest of the same version.
-* Clocks run only inside `poll`; timeouts are judged in a sweep after the sockets were read, so that a caller who was away for a
-  minute finds data, not a timeout.
+* The loop's clock stands still outside `poll`, and timeouts are judged in a sweep after the sockets were read: a caller who was away
+  for a minute finds data, not a timeout.
 
 Level-triggered epoll: a socket with unread data reports again, so a body may be read in pieces and nothing needs draining.
 """
@@ -49,9 +49,6 @@ class FetchLoop:
         self.max_connections = max_connections
         self.grant: Callable[[Fetch], memoryview | None] = no_space
         """Called when a body turns out to need more space than its fetch has: returns memory, or None to be told by `poll`."""
-        self.num_bytes = 0
-        """Body bytes of everything that finished well."""
-        self.num_retries = 0
         self.limits = limits
         """Timeouts and the retry policy; may be exchanged between two polls."""
         self._epoll = select.epoll()
@@ -71,6 +68,7 @@ class FetchLoop:
         """Connections that came to want space since the last poll, still in the epoll set."""
         self._finished: list[Fetch] = []
         self._now = time.monotonic()
+        """The loop's clock."""
         self._next_sweep = self._now + _SWEEP_S
 
     # What a driver calls.
@@ -122,6 +120,10 @@ class FetchLoop:
         self._finish(fetch, State.CANCELLED)
         self._start_queued()
 
+    def note_wait(self, seconds: float) -> None:
+        """Lets the loop's clock go on by what a driver has waited for it elsewhere."""
+        self._now += seconds
+
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Calls `callback` from `poll` whenever `fd` is readable."""
         self._watched[fd] = callback
@@ -140,8 +142,9 @@ class FetchLoop:
         """
         if self._parking:
             self._mute_parked()
+        away_s = time.monotonic() - self._now
         events = self._epoll.poll(self.wait_s(timeout_s))
-        self._now = time.monotonic()
+        self._now = time.monotonic() - away_s
         for fd, mask in events:
             connection = self._active.get(fd)
             if connection is not None:
@@ -183,10 +186,9 @@ class FetchLoop:
     # Starting.
 
     def _begin(self, fetch: Fetch) -> None:
-        now = time.monotonic()
         if not fetch.begun_s:
-            fetch.begun_s = now
-            fetch.deadline_s = now + self.limits.deadline_s
+            fetch.begun_s = time.monotonic()
+            fetch.deadline_s = self._now + self.limits.deadline_s
         fetch.attempts += 1
         fetch.state = State.ACTIVE
         active = self._active
@@ -195,7 +197,7 @@ class FetchLoop:
         except S3dlioError as error:
             self._retry(fetch, error)
             return
-        connection.stamp_s = now
+        connection.stamp_s = self._now
         active[connection.fd] = connection
         try:
             connection.start(fetch)
@@ -229,7 +231,7 @@ class FetchLoop:
         try:
             fetch.wire.read(fetch, self.grant)
         except S3dlioError as error:
-            fetch.error = error
+            fetch.error = _final(fetch, error)
             self._finish(fetch, State.FAILED)
             return
         if fetch.state is State.WANTS_SPACE:
@@ -252,7 +254,6 @@ class FetchLoop:
         if is_complete:
             fetch = connection.fetch
             assert fetch is not None
-            self.num_bytes += fetch.received
             self._free(connection)
             self._finish(fetch, State.DONE)
             if self._queue:
@@ -288,17 +289,15 @@ class FetchLoop:
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
-        if fetch.version is None:
-            # Nothing could tell whether the rest is of the same version.
+        if not fetch.is_resumable:
             fetch.received = 0
         fetch.failures += 1
-        now = time.monotonic()
+        now = self._now
         wait_s = self._wait_before_retry(fetch, error)
         if wait_s is None or fetch.failures >= self.limits.max_attempts or now + wait_s > fetch.deadline_s:
-            fetch.error = _final(fetch, error, now)
+            fetch.error = _final(fetch, error)
             self._finish(fetch, State.FAILED)
             return
-        self.num_retries += 1
         fetch.state = State.QUEUED
         heapq.heappush(self._delayed, (now + wait_s, next(self._ties), fetch))
 
@@ -368,7 +367,7 @@ class FetchLoop:
         if wait_s > _SWEEP_S and self._active:
             wait_s = _SWEEP_S
         if self._delayed:
-            wait_s = min(wait_s, max(0.0, self._delayed[0][0] - time.monotonic()))
+            wait_s = min(wait_s, max(0.0, self._delayed[0][0] - self._now))
         return wait_s
 
     def _sweep(self) -> None:
@@ -378,7 +377,7 @@ class FetchLoop:
             waits_s = self._now - connection.stamp_s
             if connection.phase is Phase.PARKED or waits_s < 0:
                 continue
-            what, limit_s = _limit(connection, limits)
+            what, limit_s = connection.patience(limits)
             fetch_deadline_s = connection.fetch.deadline_s if connection.fetch is not None else self._now
             if self._now > fetch_deadline_s:
                 self._on_failure(connection, StoreTimeoutError("the request did not end before its deadline"))
@@ -391,19 +390,11 @@ def no_space(fetch: Fetch) -> None:
     """The default of `FetchLoop.grant`: every request for space goes through `poll`."""
 
 
-def _limit(connection: Connection, limits: Settings) -> tuple[str, float]:
-    if connection.phase is Phase.CONNECTING:
-        return f"{connection} did not accept a connection", limits.connect_timeout_s
-    if connection.phase is Phase.BODY:
-        return f"{connection} sent nothing more of the body", limits.silence_timeout_s
-    return f"{connection} did not answer", limits.first_byte_timeout_s
-
-
-def _final(fetch: Fetch, error: S3dlioError, now: float) -> S3dlioError:
+def _final(fetch: Fetch, error: S3dlioError) -> S3dlioError:
     """Returns `error` with what only the loop knows: the URI, the attempts, the time."""
     error.uri = error.uri or fetch.uri
     error.attempts = fetch.attempts
     if error.retryable:
         error.cause = error.cause or describe(error)
-        error.message = f"{error.message}; gave up after {now - fetch.begun_s:.1f} s"
+        error.message = f"{error.message}; gave up after {time.monotonic() - fetch.begun_s:.1f} s"
     return error

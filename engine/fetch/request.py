@@ -146,6 +146,11 @@ class Fetch:
         request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version)
         return request
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether the rest of a broken body could be told to be of the same version: not without an ETag, nor with a weak one."""
+        return self.version is not None and not self.version.startswith("W/")
+
     def restart(self) -> None:
         """Forgets what was received and learnt: the object changed under a read that had pinned nothing."""
         self.was_restarted = True

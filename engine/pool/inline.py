@@ -36,6 +36,7 @@ class InlineFetcher:
         self._arena = Arena(limits.memory_bytes, limits.poison_freed)
         self._lock = threading.Lock()
         """Guards the arena's books; held for a microsecond at a time, never while waiting."""
+        self._is_closed = False
         self._loops: deque[FetchLoop] = deque()
         """Loops that nobody has borrowed; the warmest on the right."""
 
@@ -67,24 +68,18 @@ class InlineFetcher:
         return self._lease(slots, fetch)
 
     def fetch_many(self, refs: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
-        """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`.
-
-        Raises:
-            S3dlioError: A URI has no store; what a store says stands in the list.
-        """
+        """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`."""
         slots: list[Slot | None] = [None] * len(refs)
         results: list[BytesView | S3dlioError | None] = [None] * len(refs)
         try:
             with self._borrow(max_in_flight) as loop:
                 loop.grant = partial(self._grant, slots)
-                todo = (_make_fetch(index, ref) for index, ref in enumerate(refs))
+                todo = _make_fetches(refs, results)
                 # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
                 for fetch in islice(todo, 2 * max_in_flight):
                     loop.submit(fetch)
-                left = len(refs)
-                while left:
+                while loop.num_unfinished:
                     for fetch in loop.poll(None):
-                        left -= 1
                         results[fetch.token] = self._result(slots, fetch)
                         following = next(todo, None)
                         if following is not None:
@@ -100,6 +95,7 @@ class InlineFetcher:
 
     def close(self) -> None:
         """Closes connections and the segment's descriptor; views that exist stay readable."""
+        self._is_closed = True
         while self._loops:
             self._loops.pop().close()
         self._arena.close()
@@ -161,6 +157,9 @@ class InlineFetcher:
     def _give_back(self, loop: FetchLoop) -> None:
         loop.grant = no_space
         self._loops.append(loop)
+        if self._is_closed:
+            # `close` came while this loop was lent.
+            self.close()
 
 
 def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
@@ -169,6 +168,17 @@ def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
         pass
     if fetch.error is not None:
         raise fetch.error
+
+
+def _make_fetches(refs: Sequence[ObjectRef | str], results: list[BytesView | S3dlioError | None]) -> Iterator[Fetch]:
+    """Yields a request for each of `refs`; a URI without a store gets its error at once."""
+    for index, ref in enumerate(refs):
+        try:
+            fetch = _make_fetch(index, ref)
+        except S3dlioError as error:
+            results[index] = error
+        else:
+            yield fetch
 
 
 def _make_fetch(token: int, ref: ObjectRef | str) -> Fetch:

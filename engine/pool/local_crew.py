@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class LocalCrew:
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._due_s = 0.0
         """When the loop must be looked at, whatever the sockets say."""
+        self._waited_s: deque[float] = deque()
+        """What threads have waited since the last look, which the loop's clock must know; they waited side by side."""
         self._greeting: list[Event] = []
 
     @property
@@ -57,6 +60,9 @@ class LocalCrew:
         if self._greeting:
             yield Reported(0, self._greeting)
             self._greeting = []
+        if self._waited_s:
+            self._loop.note_wait(max(self._waited_s))
+            self._waited_s.clear()
         events = self._executor.poll(0)
         self._due_s = time.monotonic() + self._loop.wait_s(None)
         if events:
@@ -68,11 +74,13 @@ class LocalCrew:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until a socket is ready or a retry is due, at most `timeout_s`. Needs no lock: it does not touch the loop."""
-        due_in_s = max(0.0, self._due_s - time.monotonic())
+        begun_s = time.monotonic()
+        due_in_s = max(0.0, self._due_s - begun_s)
         for fd, _ in self._epoll.poll(min(timeout_s, due_in_s)):
             if fd == self._wake_fd:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(fd)
+        self._waited_s.append(time.monotonic() - begun_s)
 
     def wake(self) -> None:
         """Ends a `wait` of another thread."""

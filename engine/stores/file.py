@@ -25,7 +25,6 @@ from ..errors import (
     PermissionDeniedError,
     RequestRejectedError,
     S3dlioError,
-    TruncatedBodyError,
     UnsupportedError,
 )
 from ..fetch.request import Fetch, State
@@ -97,7 +96,7 @@ def _fill(fd: int, out: memoryview, offset: int) -> None:
     while done < len(out):
         num = os.preadv(fd, [out[done:]], offset + done)
         if not num:
-            raise TruncatedBodyError(f"the file ended at byte {offset + done}")
+            raise ObjectChangedError(f"the file ended at byte {offset + done} while it was read")
         done += num
 
 

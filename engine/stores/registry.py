@@ -30,6 +30,8 @@ def locate(uri: str) -> tuple[Store, str]:
         UnsupportedError: A scheme that this version has no store for.
         ConfigurationError, AuthenticationError: The bucket cannot be opened.
     """
+    if not isinstance(uri, str):
+        uri = str(parse_uri(uri))
     # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything.
     slash = uri.find("/", uri.find("://") + 3)
     store = _stores.get(uri[: slash + 1])

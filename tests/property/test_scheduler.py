@@ -31,7 +31,6 @@ from s3dlio.engine.pool.scheduler import Scheduler
 from tests.support.worker_model import PAGE, ModelMemory, ModelObject, ModelWorker, Request
 
 # The scheduler's first guess for an object of unknown size is 32 pages: some are smaller, some larger, some larger than the cap.
-PART_BYTES = 16 * PAGE
 SPLIT_ABOVE_BYTES = 24 * PAGE
 KEYS = [f"key{i}" for i in range(6)]
 FAULTS = [TruncatedBodyError, ServerError]
@@ -81,11 +80,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         jobs=st.sampled_from([1, 2, 8, 8]),
         spare=st.integers(0, 4),
         object_sizes=st.lists(sizes, min_size=len(KEYS), max_size=len(KEYS)),
+        part_bytes=st.sampled_from([16 * PAGE, 16 * PAGE, 40 * PAGE]),
         num_workers=st.integers(0, 2),
         runs=st.lists(st.tuples(st.sampled_from([True, True, False]), wishes, wishes), max_size=2),
     )
     def begin(
-        self, cap_pages: int, jobs: int, spare: int, object_sizes: list[int], num_workers: int, runs: list[tuple[bool, Wish, Wish]]
+        self,
+        cap_pages: int,
+        jobs: int,
+        spare: int,
+        part_bytes: int,
+        object_sizes: list[int],
+        num_workers: int,
+        runs: list[tuple[bool, Wish, Wish]],
     ) -> None:
         self.cap_bytes = cap_pages * PAGE
         self.jobs = jobs
@@ -93,7 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.objects = {key: ModelObject(size) for key, size in zip(KEYS, object_sizes, strict=True)}
         self.slots = Slots(self.memory, first=PAGE, size=1 << 30, cap_bytes=self.cap_bytes)
         self.scheduler = Scheduler(
-            self.slots, jobs=jobs, depth=jobs + spare, part_bytes=PART_BYTES, split_above_bytes=SPLIT_ABOVE_BYTES
+            self.slots, jobs=jobs, depth=jobs + spare, part_bytes=part_bytes, split_above_bytes=SPLIT_ABOVE_BYTES
         )
         self.num_workers = 0
         self.workers: dict[int, ModelWorker] = {}
@@ -169,10 +176,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.take(consumer.run) is None
         assert self.scheduler.num_wanted(consumer.run) == 0
 
-    @precondition(lambda self: self.consumers)
-    @rule(pick=picks)
-    def wait(self, pick: int) -> None:
-        self.wait_for(self.consumers[pick % len(self.consumers)])
+    @precondition(lambda self: self.workers and self.consumers)
+    @rule(pick=picks, answers=st.lists(st.lists(picks, max_size=4), max_size=20))
+    def wait_for_the_next(self, pick: int, answers: list[list[int]]) -> None:
+        """A consumer waits, whatever the others do: its next object comes, or views are in the way."""
+        consumer = self.consumers[pick % len(self.consumers)]
+        for picked in [*answers, *[list(range(16))] * 100]:
+            if self.take_one(consumer) or not self.has_work(consumer) or self.is_stuck(consumer):
+                return
+            self.go_round(picked)
+        raise AssertionError("the next object does not come")
 
     # The coordinator.
 
@@ -250,29 +263,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.faults[request.command.key] += 1
         worker.fail(request, fault("injected"))
 
-    @rule(rounds=st.lists(st.tuples(st.lists(picks, max_size=6), st.integers(0, 2)), min_size=1, max_size=4))
-    def everybody_goes_on_a_little(self, rounds: list[tuple[list[int], int]]) -> None:
-        for answers, num_takes in rounds:
-            self.pump()
-            for pick in range(len(self.workers)):
-                self.hear(pick, 8)
-            for answer in answers:
-                if any(worker.active() for worker in self.workers.values()):
-                    self.finish(answer)
-            for pick in range(len(self.workers)):
-                self.report(pick, 8)
-            for pick in range(len(self.consumers)):
-                self.take(pick, num_takes, False)
-            self.the_books_are_right()
-            self.nobody_writes_where_another_writes_or_reads()
+    @precondition(lambda self: self.workers and self.consumers)
+    @rule(pick=picks, answers=st.lists(st.lists(picks, max_size=6), min_size=1, max_size=4), takes=st.integers(0, 3))
+    def everybody_goes_on_and_one_consumer_takes(self, pick: int, answers: list[list[int]], takes: int) -> None:
+        for picked in answers:
+            self.go_round(picked)
+            self.take(pick, takes, False)
 
-    @rule(pick=picks, size=sizes)
-    def change_object(self, pick: int, size: int) -> None:
+    @rule(pick=picks, size=st.none() | sizes)
+    def change_object(self, pick: int, size: int | None) -> None:
         being_read = [request.command.key for worker in self.workers.values() for request in worker.active()]
         keys = being_read or KEYS
-        found = self.objects[keys[pick % len(keys)]]
-        found.size = size
-        found.num_changes += 1
+        self.objects[keys[pick % len(keys)]].change(size)
 
     # What must hold.
 
@@ -311,13 +313,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.start_worker()
         for consumer in self.consumers:
             consumer.run.is_exhausted = True
-        for _ in range(3000):
+        for _ in range(1000):
             if all(self.scheduler.is_finished(consumer.run) for consumer in self.consumers):
                 break
             self.let_everybody_go_on()
             for consumer in self.consumers:
-                if not self.scheduler.is_finished(consumer.run):
-                    self.wait_for(consumer)
+                self.release_all()
+                assert not self.is_stuck(consumer)
         for consumer in self.consumers:
             assert sorted(consumer.taken) == list(range(len(consumer.offers))), "an item is missing, or came twice"
             self.scheduler.close_run(consumer.run)
@@ -345,6 +347,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def release(self, held: Held) -> None:
         self.released.append(held.slot)
+
+    def release_all(self) -> None:
+        while self.held:
+            self.release(self.held.pop())
 
     def take_one(self, consumer: Consumer) -> bool:
         item = self.scheduler.take(consumer.run)
@@ -389,25 +395,44 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert isinstance(error, tuple(FAULTS) + (NotFoundError,)), repr(error)
             assert self.faults[offer.key] > offer.faults_before
 
-    def wait_for(self, consumer: Consumer) -> None:
-        """As the pool does: pump, and where nothing has come about, ask whether anything ever can."""
+    def is_stuck(self, consumer: Consumer) -> bool:
+        """As the pool asks, after it has pumped; and whether that is the truth."""
         self.pump()
-        if consumer.run.is_ordered and consumer.run.next_seq in consumer.run.done:
-            return
-        self.scheduler.deepen(consumer.run)
-        if self.scheduler.is_stuck(consumer.run):
-            assert self.held, "nobody holds a view, and yet only a view's release could help"
-        elif self.workers and all(worker.is_idle for worker in self.workers.values()) and self.has_work(consumer):
-            self.pump()
-            assert not all(worker.is_idle for worker in self.workers.values()), "it would wait for ever"
+        run = consumer.run
+        if run.next_seq in run.done if run.is_ordered else run.done:
+            return False
+        self.scheduler.deepen(run)
+        if not self.scheduler.is_stuck(run):
+            return False
+        num_pages = sum(held.slot.nbytes for held in self.held) // PAGE
+        smallest = min(self.objects[offer.key].largest for offer in self.line(consumer))
+        assert (num_pages + max(1, -(-smallest // PAGE))) * PAGE > self.cap_bytes, "the next object would fit"
+        return True
+
+    def line(self, consumer: Consumer) -> list[Offer]:
+        """Returns what may come next."""
+        if consumer.run.is_ordered:
+            return consumer.offers[len(consumer.taken) :][:1]
+        return [offer for seq, offer in enumerate(consumer.offers) if seq not in consumer.taken and offer.error is None]
 
     def has_work(self, consumer: Consumer) -> bool:
-        run = consumer.run
-        return len(consumer.taken) < len(consumer.offers) and not (run.next_seq in run.done if run.is_ordered else run.done)
+        return len(consumer.taken) < len(consumer.offers)
+
+    def go_round(self, picked: list[int]) -> None:
+        """Messages go both ways, and between them workers finish some of their requests."""
+        self.pump()
+        for pick in range(len(self.workers)):
+            self.hear(pick, 100)
+        for pick in picked:
+            if any(worker.active() for worker in self.workers.values()):
+                self.finish(pick)
+        for pick in range(len(self.workers)):
+            self.report(pick, 100)
+        self.the_books_are_right()
+        self.nobody_writes_where_another_writes_or_reads()
 
     def let_everybody_go_on(self) -> None:
-        while self.held:
-            self.release(self.held.pop())
+        self.release_all()
         self.pump()
         for worker in self.workers.values():
             while worker.inbox:

@@ -58,6 +58,17 @@ class ModelMemory:
 class ModelObject:
     size: int
     num_changes: int = 0
+    largest: int = 0
+    """The largest size that it ever had."""
+
+    def __post_init__(self) -> None:
+        self.largest = self.size
+
+    def change(self, size: int | None) -> None:
+        """Makes a new version, of the same size where `size` is None."""
+        self.size = self.size if size is None else size
+        self.largest = max(self.largest, self.size)
+        self.num_changes += 1
 
     @property
     def version(self) -> str:
