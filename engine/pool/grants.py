@@ -5,8 +5,8 @@ Rules:
 * Slots are granted in sequence order, so the head of the line can always be delivered. Where it cannot have one because later items
   of its run fill the memory, the latest of those are recalled and come again; where the objects of a run that nobody reads fill it,
   the same happens to them, but only when somebody waits and it helps.
-* A part that wants more room gives its slot back first, so that no two of them can starve each other, and waits in the worker with its
-  connection. One connection of each worker is never kept so: what is granted always moves.
+* A part that wants more room gives its slot back first, so that no two of them can starve each other, and waits in the worker, its
+  connection open. At most `jobs` wait so in one worker, and never all the parts that it may have: what is granted always moves.
 * At most `depth` parts lie with a worker, and as many items per worker are in flight or ready together; the head of the line is never
   held up by that.
 * A large object is split where connections would be idle otherwise: whole objects are faster where there are enough.
@@ -191,13 +191,14 @@ class Grants(Ledger):
         return room - (cap - self._slots.used_bytes)
 
     def _unpark(self) -> None:
-        """Recalls the latest parts that want room where they keep all connections of a worker, so that the others come through."""
+        """Recalls the latest parts that want room where too many of them lie with one worker."""
+        num_kept = min(self._jobs, self.depth - 1)
         wanting: dict[int, list[Part]] = {}
         for run in self._runs:
             for part in run.wanting:
                 wanting.setdefault(part.worker, []).append(part)
         for parts in wanting.values():
-            for part in sorted(parts, key=lambda part: part.item.seq)[self._jobs - 1 :]:
+            for part in sorted(parts, key=lambda part: part.item.seq)[num_kept:]:
                 self._recall(part.item)
 
     # Parts.

@@ -46,6 +46,11 @@ class Ledger:
         """Parts that have a place but no worker."""
         self._commands: dict[int, list[Command]] = {}
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether `drain` has something to send, whatever it grants."""
+        return bool(self._commands)
+
     def _command(self, worker: int, command: Command) -> None:
         """Adds a command to the worker's next batch; a dead one gets none."""
         if worker in self._workers:

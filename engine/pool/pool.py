@@ -173,6 +173,8 @@ class Pool:
                         return item
                     continue
                 core.scheduler.deepen(run)
+                if core.scheduler.has_commands:
+                    continue
                 core.check_workers()
                 stuck_since_s = self._check_views(core, run, stuck_since_s)
                 self._num_waiting += 1

@@ -64,7 +64,7 @@ class Scheduler(Grants):
         """Returns how many more items the run could use now."""
         if run.is_exhausted:
             return 0
-        return max(len(self._workers), 1) * self.depth - run.num_granted - len(run.pending)
+        return max(0, max(len(self._workers), 1) * self.depth - run.num_granted - len(run.pending))
 
     def take(self, run: Run) -> Item | None:
         """Returns the next item, READY (its slot is the caller's now) or FAILED; None if it is not there yet."""

@@ -404,16 +404,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.deepen(run)
         if not self.scheduler.is_stuck(run):
             return False
-        num_pages = sum(held.slot.nbytes for held in self.held) // PAGE
-        smallest = min(self.objects[offer.key].largest for offer in self.line(consumer))
-        assert (num_pages + max(1, -(-smallest // PAGE))) * PAGE > self.cap_bytes, "the next object would fit"
+        # Slots are granted in sequence order, so it is the first that must be the one with no room.
+        first = next(offer for seq, offer in enumerate(consumer.offers) if seq not in consumer.taken)
+        num_pages = max(1, -(-self.objects[first.key].largest // PAGE))
+        held_bytes = sum(held.slot.nbytes for held in self.held)
+        assert held_bytes + num_pages * PAGE > self.cap_bytes, "the next object would fit"
         return True
-
-    def line(self, consumer: Consumer) -> list[Offer]:
-        """Returns what may come next."""
-        if consumer.run.is_ordered:
-            return consumer.offers[len(consumer.taken) :][:1]
-        return [offer for seq, offer in enumerate(consumer.offers) if seq not in consumer.taken and offer.error is None]
 
     def has_work(self, consumer: Consumer) -> bool:
         return len(consumer.taken) < len(consumer.offers)

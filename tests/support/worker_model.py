@@ -1,7 +1,7 @@
 """A model of the worker processes, for tests of the scheduler: they answer commands as real ones do, but only when they are told to.
 
 Owns: objects that change, memory that remembers who wrote what, and workers whose orders and reports lie in the post until a test
-moves them. A worker has `jobs` connections; a request that waits for space keeps its own.
+moves them. A worker has `jobs` connections; requests that wait for space stand aside.
 Never: looks into the scheduler.
 """
 
@@ -105,8 +105,7 @@ class ModelWorker:
 
     def active(self) -> list[Request]:
         """Requests that have a connection and do not wait for space."""
-        with_connection = list(self.requests.values())[: self.jobs]
-        return [request for request in with_connection if not request.is_wanting]
+        return [request for request in self.requests.values() if not request.is_wanting][: self.jobs]
 
     def regions(self) -> list[tuple[int, int, int]]:
         """Returns (start, end, part) of all memory that this worker may write now or after hearing its orders."""
@@ -116,7 +115,7 @@ class ModelWorker:
         return [(offset, offset + nbytes, part) for offset, nbytes, part in found]
 
     def hear(self) -> None:
-        """Takes the next order. One about a part that is over is late."""
+        """Takes the next order. One about a part that is over is late; only a CancelPart is answered even then."""
         command = self.inbox.popleft()
         if isinstance(command, FetchPart):
             assert command.part not in self.requests, "the number of a part was used twice"
@@ -129,7 +128,8 @@ class ModelWorker:
                 assert request.is_wanting
                 request.offset, request.nbytes, request.end = command.offset, command.nbytes, command.end
                 request.is_wanting = False
-        elif isinstance(command, CancelPart) and self.requests.pop(command.part, None) is not None:
+        elif isinstance(command, CancelPart):
+            self.requests.pop(command.part, None)
             self.outbox.append(PartCancelled(command.part))
 
     def finish(self, request: Request) -> None:
