@@ -38,9 +38,15 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
         ObjectChangedError: Another version or size.
         ProtocolError: Another range, or a head that contradicts itself.
     """
+    length = head.length
+    is_plain = length is not None and head.status == 200 and head.content_range() is None
+    if is_plain and fetch.version is None and fetch.end is None and fetch.size is None and not (fetch.start or fetch.received):
+        # Nearly every answer: a whole object that nobody pinned and of which nothing came before. The rules below say the same of it.
+        fetch.version = head.etag
+        fetch.size = fetch.end = length
+        return BodyPlan(0, length or 0, 0)
     _check_version(fetch, head)
     spread = head.content_range()
-    length = head.length
     if spread is not None:
         first, last, total = _check_range(fetch, spread, length)
         _note_size(fetch, total)

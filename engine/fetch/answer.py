@@ -25,7 +25,7 @@ from ..errors import (
 )
 from .accept import accept
 from .http1 import MAX_HEAD_BYTES, ChunkedBody, ResponseHead, has_body
-from .request import Exchange, Fetch, Origin, State
+from .request import Fetch, Origin, State
 
 HEAD_BYTES: Final = 1024
 MAX_ERROR_BODY_BYTES: Final = 64 << 10
@@ -45,6 +45,12 @@ class Phase(IntEnum):
     PARKED = 4
     BODY = 5
     CLOSED = 6
+
+
+# Before Python 3.12 an attribute of an enum costs as much as a call, and these are read several times per object.
+_IDLE: Final = Phase.IDLE
+_PARKED: Final = Phase.PARKED
+_BODY: Final = Phase.BODY
 
 
 class AnswerReceiver:
@@ -107,9 +113,8 @@ class AnswerReceiver:
             S3dlioError: The answer is an error, is not acceptable, or the connection broke. The connection is then closed, unless its
                 phase is IDLE (an error status, completely read).
         """
-        step = self._receive_body if self.phase is Phase.BODY else self._receive_head
         try:
-            return step()
+            return self._receive_body() if self.phase is _BODY else self._receive_head()
         except OSError as error:
             return self._on_socket_error(error)
 
@@ -119,8 +124,17 @@ class AnswerReceiver:
         Raises:
             S3dlioError: As `receive`.
         """
+        fetch = self.fetch
+        assert fetch is not None
+        assert fetch.out is not None
+        assert fetch.end is not None
+        # Whoever gave the space may have cut the part shorter: then the rest is left unread, and others fetch it.
+        beyond = fetch.start + fetch.received + self._left - fetch.end
+        if beyond > 0:
+            self._left -= beyond
+            self._extra += beyond
         try:
-            return self._take_body()
+            return self._take_body(fetch, fetch.out)
         except OSError as error:
             return self._on_socket_error(error)
 
@@ -148,7 +162,7 @@ class AnswerReceiver:
         self._head_used = used + num
         begin = max(0, used - 3)
         while (end := self._head.find(b"\r\n\r\n", begin, self._head_used)) >= 0:
-            head = ResponseHead(self._head_view[: end + 4])
+            head = ResponseHead(bytes(self._head_view[: end + 4]))
             if head.status >= 200:
                 self._head_end = end + 4
                 self._reply = head
@@ -175,9 +189,8 @@ class AnswerReceiver:
     def _begin_body(self, head: ResponseHead) -> bool:
         fetch = self.fetch
         assert fetch is not None
-        if head.status >= 300 or isinstance(fetch, Exchange):
+        if head.status >= 300 or fetch.is_exchange:
             return self._begin_private_body(fetch, head)
-        fetch.reply = head
         plan = accept(fetch, head)
         if plan is None:
             return self._begin_chunks(head, MAX_CHUNKED_BYTES)
@@ -186,34 +199,26 @@ class AnswerReceiver:
 
     def _place(self, fetch: Fetch) -> bool:
         """Goes on if there is room for the body, asks for it if not, and parks if it cannot be had at once."""
-        if fetch.missing_space > (0 if fetch.out is None else len(fetch.out)):
-            room = self._grant(fetch)
-            if room is None:
-                self.phase = Phase.PARKED
+        assert fetch.end is not None
+        out = fetch.out
+        if out is None or len(out) < fetch.end - fetch.start:
+            out = fetch.out = self._grant(fetch) if fetch.end > fetch.start else _EMPTY
+            if out is None:
+                self.phase = _PARKED
                 fetch.state = State.WANTS_SPACE
                 return False
-            fetch.out = room
-        return self._take_body()
+        return self._take_body(fetch, out)
 
-    def _take_body(self) -> bool:
+    def _take_body(self, fetch: Fetch, out: memoryview) -> bool:
         """Receives a body for which there is room."""
-        fetch = self.fetch
-        assert fetch is not None
-        if fetch.out is None:
-            fetch.out = _EMPTY
+        received = fetch.received
         if self._chunks is not None:
-            num = min(len(fetch.body), fetch.missing_space - fetch.received)
-            fetch.out[fetch.received : fetch.received + num] = fetch.body[:num]
+            num = min(len(fetch.body), fetch.missing_space - received)
+            out[received : received + num] = fetch.body[:num]
             fetch.received += num
             fetch.body = b""
             return self._complete()
-        # Whoever gave the space may have cut the part shorter: then the rest is left unread, and others fetch it.
-        assert fetch.end is not None
-        beyond = fetch.start + fetch.received + self._left - fetch.end
-        if beyond > 0:
-            self._left -= beyond
-            self._extra += beyond
-        self._sink = fetch.out[fetch.received : fetch.received + self._left]
+        self._sink = out[received : received + self._left]
         return self._take_first()
 
     def _begin_private_body(self, fetch: Fetch, head: ResponseHead) -> bool:
@@ -237,13 +242,13 @@ class AnswerReceiver:
     def _begin_chunks(self, head: ResponseHead, bound: int) -> bool:
         # The head's framing again, and nothing else of it: the parser must not stumble over the rest twice.
         self._chunks = ChunkedBody(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", bound)
-        self.phase = Phase.BODY
+        self.phase = _BODY
         first = bytes(self._head_view[self._head_end : self._head_used])
         return self._feed_chunks(first) if first else False
 
     def _take_first(self) -> bool:
         """Copies the bytes of the body that came with the head, and then receives what is already there."""
-        self.phase = Phase.BODY
+        self.phase = _BODY
         begin, stop = self._head_end, self._head_used
         skipped = min(self._skip, stop - begin)
         self._skip -= skipped
@@ -292,7 +297,7 @@ class AnswerReceiver:
             return False
         fetch = self.fetch
         assert fetch is not None
-        if self._is_error or isinstance(fetch, Exchange):
+        if self._is_error or fetch.is_exchange:
             return self._complete()
         return self._place_chunked_object(fetch, self._chunks.data)
 
@@ -313,10 +318,11 @@ class AnswerReceiver:
 
     def _count(self) -> None:
         """Adds what has been received to the fetch's own count, once. Progress, if it can be built upon: a version is known."""
-        if self._filled and self.fetch is not None and not self._is_error and not isinstance(self.fetch, Exchange):
-            self.fetch.received += self._filled
-            if self.fetch.is_resumable:
-                self.fetch.failures = 0
+        fetch = self.fetch
+        if self._filled and fetch is not None and not self._is_error and not fetch.is_exchange:
+            fetch.received += self._filled
+            if fetch.is_resumable:
+                fetch.failures = 0
         self._filled = 0
 
     def _complete(self) -> bool:
@@ -324,27 +330,35 @@ class AnswerReceiver:
         fetch, head = self.fetch, self._reply
         assert fetch is not None
         assert head is not None
-        body = self._chunks.data if self._chunks is not None else self._sink
-        is_error, is_last = self._is_error, self._extra or self._ends_here or not head.is_persistent
-        if is_error and head.length is None and self._chunks is None:
-            is_last = True
-        self._count()
-        self._reset()
-        self._head_used = 0
+        is_private = self._is_error or fetch.is_exchange
+        if not is_private:
+            self._count()
+        sink, chunks = self._sink, self._chunks
+        self._sink = self._chunks = None
+        self._head_used = self._filled = 0
         self.num_uses += 1
-        self.phase = Phase.IDLE
-        if is_last:
+        self.phase = _IDLE
+        if self._extra or self._ends_here or not head.is_persistent:
             self.close()
-        if is_error:
-            error = _meaning(fetch, head, b"" if body is None else bytes(body))
-            del body  # a server may echo the request, signature and all, and a traceback may show locals
-            raise error
-        if isinstance(fetch, Exchange):
-            fetch.reply = head
-            fetch.body = bytes(body) if body is not None else b""
+        if is_private:
+            self._deliver(fetch, head, sink if chunks is None else chunks.data)
         elif fetch.end is not None and fetch.start + fetch.received < fetch.end:
             raise TruncatedBodyError(f"the server sent {fetch.received} bytes of {fetch.end - fetch.start}")
         return True
+
+    def _deliver(self, fetch: Fetch, head: ResponseHead, body: memoryview | bytearray | None) -> None:
+        """Hands over a private body, or raises what it means."""
+        data = b"" if body is None else bytes(body)
+        is_error, self._is_error = self._is_error, False
+        if not is_error:
+            fetch.reply = head
+            fetch.body = data
+            return
+        if head.length is None:
+            self.close()
+        error = _meaning(fetch, head, data)
+        del body, data  # a server may echo the request, signature and all, and a traceback may show locals
+        raise error
 
 
 def _meaning(fetch: Fetch, head: ResponseHead, body: bytes) -> S3dlioError:

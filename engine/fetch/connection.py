@@ -19,6 +19,12 @@ from .request import Fetch, Origin
 if TYPE_CHECKING:
     from ..config import Settings
 
+_CONNECTING = Phase.CONNECTING
+_SENDING = Phase.SENDING
+_HEAD = Phase.HEAD
+_IDLE = Phase.IDLE
+_BODY = Phase.BODY
+
 
 class Connection(AnswerReceiver):
     """A non-blocking socket with a request, or ready for one."""
@@ -56,7 +62,7 @@ class Connection(AnswerReceiver):
         if problem not in (0, errno.EINPROGRESS):
             self.close()
             raise ConnectFailedError(f"cannot connect to {self}", cause=os.strerror(problem))
-        self.phase = Phase.CONNECTING if problem else Phase.IDLE
+        self.phase = _CONNECTING if problem else _IDLE
 
     def start(self, fetch: Fetch) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
@@ -66,8 +72,8 @@ class Connection(AnswerReceiver):
         """
         self.fetch = fetch
         self._unsent = fetch.build()
-        if self.phase is not Phase.CONNECTING:
-            self.phase = Phase.SENDING
+        if self.phase is not _CONNECTING:
+            self.phase = _SENDING
             self.send()
 
     def send(self) -> bool:
@@ -76,11 +82,11 @@ class Connection(AnswerReceiver):
         Raises:
             ConnectFailedError: The connection could not be made, or broke.
         """
-        if self.phase is Phase.CONNECTING:
+        if self.phase is _CONNECTING:
             problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if problem:
                 raise ConnectFailedError(f"cannot connect to {self}", cause=os.strerror(problem))
-            self.phase = Phase.SENDING
+            self.phase = _SENDING
         try:
             sent = self.sock.send(self._unsent)
         except BlockingIOError:
@@ -92,7 +98,7 @@ class Connection(AnswerReceiver):
             self._unsent = memoryview(self._unsent)[sent:]
             return False
         self._unsent = b""
-        self.phase = Phase.HEAD
+        self.phase = _HEAD
         return True
 
     @property
@@ -107,17 +113,17 @@ class Connection(AnswerReceiver):
         """The server answers before it has the whole request: the rest is not sent, and the connection serves no other."""
         self._unsent = b""
         self._ends_here = True
-        self.phase = Phase.HEAD
+        self.phase = _HEAD
 
     @property
     def was_dropped_while_idle(self) -> bool:
         """Whether a failure now means only that the server had closed this kept connection (case N15)."""
-        return self.num_uses > 0 and self.phase <= Phase.HEAD and self._head_used == 0
+        return self.num_uses > 0 and self.phase <= _HEAD and self._head_used == 0
 
     def patience(self, limits: Settings) -> tuple[str, float]:
         """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""
-        if self.phase is Phase.CONNECTING:
+        if self.phase is _CONNECTING:
             return f"{self} did not accept a connection", limits.connect_timeout_s
-        if self.phase is Phase.BODY:
+        if self.phase is _BODY:
             return f"{self} sent nothing more of the body", limits.silence_timeout_s
         return f"{self} did not answer", limits.first_byte_timeout_s

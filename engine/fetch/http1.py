@@ -20,61 +20,95 @@ MAX_HEAD_BYTES: Final = 64 << 10
 _CONTENT_RANGE = re.compile(rb"bytes (?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
 
 
-class ResponseHead:
-    """The status and headers of one response.
+class _Nothing:
+    """What the parser reports to when only its verdict is wanted: no callback, no cost."""
 
-    `headers` maps lowercase names to raw values; where a header is repeated the values are joined by a comma.
-    """
 
-    __slots__ = ("headers", "is_http_1_0", "length", "status")
+class _Collector:
+    """What the parser reports to when all headers are wanted."""
 
-    def __init__(self, head: bytes | memoryview) -> None:
-        """Parses `head`, which ends with the empty line.
-
-        Raises:
-            ProtocolError: Not a response head that RFC 9112 allows.
-        """
+    def __init__(self) -> None:
         self.headers: dict[bytes, bytes] = {}
-        parser = HttpResponseParser(self)
-        try:
-            parser.feed_data(head)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
-        self.status: int = parser.get_status_code()
-        length = self.headers.get(b"content-length")
-        self.length: int | None = int(length) if length is not None else None
-        self.is_http_1_0 = parser.get_http_version() == "1.0"
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser for each header."""
+        """Called by the parser for each header; repeated ones are joined by a comma."""
         key = name.lower()
         if key in self.headers:
             value = self.headers[key] + b"," + value
         self.headers[key] = value
 
+
+_NOTHING: Final = _Nothing()
+
+
+class ResponseHead:
+    """The status and headers of one response.
+
+    The parser checks every byte of the head. The few headers that each answer is asked for are then found in it by position, and all
+    of them are collected only if somebody wants them: eight callbacks per answer would cost as much as the request's signature.
+    """
+
+    __slots__ = ("_lower", "_raw", "length", "status")
+
+    def __init__(self, raw: bytes) -> None:
+        """Parses `raw`, which ends with the empty line.
+
+        Raises:
+            ProtocolError: Not a response head that RFC 9112 allows.
+        """
+        parser = HttpResponseParser(_NOTHING)
+        try:
+            parser.feed_data(raw)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
+        self.status: int = parser.get_status_code()
+        self._raw = raw
+        self._lower = raw.lower()
+        length = self._find(b"\r\ncontent-length:")
+        self.length: int | None = None if length is None else int(length)
+
+    def _find(self, needle: bytes) -> bytes | None:
+        """Returns the value of the first header that `needle` (a line end, a lowercase name and a colon) finds."""
+        lower = self._lower
+        begin = lower.find(needle)
+        if begin < 0:
+            return None
+        begin += len(needle)
+        return self._raw[begin : lower.find(b"\r\n", begin)].strip()
+
     def get(self, name: bytes) -> str | None:
-        """Returns a header's value as text (latin-1, RFC 9110 §5.5), or None."""
-        value = self.headers.get(name)
+        """Returns a header's value as text (latin-1, RFC 9110 §5.5), or None. `name` is in lowercase."""
+        value = self._find(b"\r\n" + name + b":")
         return None if value is None else value.decode("latin-1")
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        """All headers: lowercase names, raw values."""
+        collector = _Collector()
+        HttpResponseParser(collector).feed_data(self._raw)
+        return collector.headers
 
     @property
     def is_persistent(self) -> bool:
         """Whether the connection may be used again after this response. Source: RFC 9112 §9.3."""
-        connection = self.headers.get(b"connection")
+        is_http_1_0 = not self._raw.startswith(b"HTTP/1.1")
+        connection = self._find(b"\r\nconnection:")
         if connection is None:
-            return not self.is_http_1_0
+            return not is_http_1_0
         options = connection.lower()
-        return b"close" not in options and (not self.is_http_1_0 or b"keep-alive" in options)
+        return b"close" not in options and (not is_http_1_0 or b"keep-alive" in options)
 
     @property
     def is_chunked(self) -> bool:
         """Whether the body comes in chunks, and in no other coding: then its bytes would not be those of the object."""
-        return self.headers.get(b"transfer-encoding", b"").strip().lower() == b"chunked"
+        coding = self._find(b"\r\ntransfer-encoding:")
+        # Named twice, it is a list of two codings.
+        return coding is not None and coding.lower() == b"chunked" and self._lower.count(b"\r\ntransfer-encoding:") == 1
 
     @property
     def etag(self) -> str | None:
         """The ETag without quotes, as versions are written. Source: RFC 9110 §8.8.3."""
-        value = self.headers.get(b"etag")
+        value = self._find(b"\r\netag:")
         return None if value is None else unquote_etag(value.decode("latin-1"))
 
     def content_range(self) -> tuple[int, int, int | None] | None:
@@ -85,10 +119,10 @@ class ResponseHead:
         Raises:
             ProtocolError: The header makes no sense. Source: RFC 9110 §14.4.
         """
-        value = self.headers.get(b"content-range")
+        value = self._find(b"\r\ncontent-range:")
         if value is None:
             return None
-        match = _CONTENT_RANGE.fullmatch(value.strip())
+        match = _CONTENT_RANGE.fullmatch(value)
         if match is None:
             raise ProtocolError(f"Content-Range makes no sense: {value[:80]!r}")
         total = None if match[3] == b"*" else int(match[3])

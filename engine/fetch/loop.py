@@ -40,6 +40,14 @@ _SWEEP_S: Final = 0.25
 """How often timeouts are judged; their error is at most this."""
 _READ: Final = select.EPOLLIN
 _WRITE: Final = select.EPOLLIN | select.EPOLLOUT
+# As in answer.py: an attribute of an enum costs as much as a call.
+_IDLE: Final = Phase.IDLE
+_SENDING: Final = Phase.SENDING
+_HEAD: Final = Phase.HEAD
+_PARKED: Final = Phase.PARKED
+_BODY: Final = Phase.BODY
+_ACTIVE: Final = State.ACTIVE
+_DONE: Final = State.DONE
 
 
 class FetchLoop:
@@ -95,7 +103,7 @@ class FetchLoop:
     def supply(self, fetch: Fetch, out: memoryview) -> None:
         """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
         fetch.out = out
-        fetch.state = State.ACTIVE
+        fetch.state = _ACTIVE
         if fetch.wire.is_local:
             self._local.appendleft(fetch)
             return
@@ -111,7 +119,7 @@ class FetchLoop:
 
     def cancel(self, fetch: Fetch) -> None:
         """Ends a request; it comes back from `poll` as CANCELLED, unless it had finished."""
-        if fetch.state >= State.DONE:
+        if fetch.state >= _DONE:
             return
         connection = self._connection_of(fetch)
         if connection is not None:
@@ -145,12 +153,15 @@ class FetchLoop:
         away_s = time.monotonic() - self._now
         events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic() - away_s
+        active = self._active
         for fd, mask in events:
-            connection = self._active.get(fd)
+            connection = active.get(fd)
             if connection is not None:
-                if connection.phase is Phase.SENDING and mask & _READ:
+                phase = connection.phase
+                if phase is _SENDING and mask & _READ:
                     connection.hear_early()
-                if connection.phase >= Phase.BODY or connection.phase is Phase.HEAD:
+                    phase = _HEAD
+                if phase is _BODY or phase is _HEAD:
                     self._advance(connection, connection.receive)
                 else:
                     self._advance(connection, partial(self._send, connection))
@@ -190,7 +201,7 @@ class FetchLoop:
             fetch.begun_s = time.monotonic()
             fetch.deadline_s = self._now + self.limits.deadline_s
         fetch.attempts += 1
-        fetch.state = State.ACTIVE
+        fetch.state = _ACTIVE
         active = self._active
         try:
             connection = self._idle.take(fetch.wire.origin, self.max_connections - len(active))
@@ -204,7 +215,7 @@ class FetchLoop:
         except S3dlioError as error:
             self._on_failure(connection, error)
             return
-        if connection.phase is not Phase.HEAD:
+        if connection.phase is not _HEAD:
             self._epoll.modify(connection.fd, _WRITE)
 
     def _send(self, connection: Connection) -> bool:
@@ -227,7 +238,7 @@ class FetchLoop:
         if not fetch.begun_s:
             fetch.begun_s = time.monotonic()
         fetch.attempts = 1
-        fetch.state = State.ACTIVE
+        fetch.state = _ACTIVE
         try:
             fetch.wire.read(fetch, self.grant)
         except S3dlioError as error:
@@ -237,7 +248,7 @@ class FetchLoop:
         if fetch.state is State.WANTS_SPACE:
             self._finished.append(fetch)
         else:
-            self._finish(fetch, State.DONE)
+            self._finish(fetch, _DONE)
 
     def _grant(self, fetch: Fetch) -> memoryview | None:
         return self.grant(fetch)
@@ -255,10 +266,10 @@ class FetchLoop:
             fetch = connection.fetch
             assert fetch is not None
             self._free(connection)
-            self._finish(fetch, State.DONE)
+            self._finish(fetch, _DONE)
             if self._queue:
                 self._start_queued()
-        elif connection.phase is Phase.PARKED:
+        elif connection.phase is _PARKED:
             self._parking.append(connection)
             assert connection.fetch is not None
             self._finished.append(connection.fetch)
@@ -276,7 +287,7 @@ class FetchLoop:
         was_dropped = connection.was_dropped_while_idle
         if connection.phase is Phase.CONNECTING:
             self._idle.avoid(connection.origin)
-        if connection.phase is Phase.IDLE:
+        if connection.phase is _IDLE:
             self._free(connection)
         else:
             self._drop(connection)
@@ -318,7 +329,7 @@ class FetchLoop:
     def _free(self, connection: Connection) -> None:
         del self._active[connection.fd]
         connection.fetch = None
-        if connection.phase is Phase.IDLE:
+        if connection.phase is _IDLE:
             self._idle.keep(connection, self._now)
 
     def _drop(self, connection: Connection) -> None:
@@ -332,7 +343,7 @@ class FetchLoop:
     def _mute_parked(self) -> None:
         """Takes connections whose fetch still waits for space out of the set, or epoll would report them for ever."""
         for connection in self._parking:
-            if connection.phase is Phase.PARKED:
+            if connection.phase is _PARKED:
                 self._epoll.modify(connection.fd, 0)
                 self._parked[connection.fd] = self._active.pop(connection.fd)
         self._parking.clear()
@@ -375,7 +386,7 @@ class FetchLoop:
         limits = self.limits
         for connection in list(self._active.values()):
             waits_s = self._now - connection.stamp_s
-            if connection.phase is Phase.PARKED or waits_s < 0:
+            if connection.phase is _PARKED or waits_s < 0:
                 continue
             what, limit_s = connection.patience(limits)
             fetch_deadline_s = connection.fetch.deadline_s if connection.fetch is not None else self._now

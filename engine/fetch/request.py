@@ -94,6 +94,8 @@ class Fetch:
     )
 
     method = "GET"
+    is_exchange = False
+    """Whether the whole body goes to private memory."""
 
     def __init__(
         self,
@@ -173,6 +175,8 @@ class Exchange(Fetch):
     """
 
     __slots__ = ("make", "max_body_bytes", "method")
+
+    is_exchange = True
 
     def __init__(
         self, token: Any, uri: str, wire: Any, method: str, make: Callable[[], bytes], max_body_bytes: int = 64 << 20

@@ -116,7 +116,7 @@ class Grants(Ledger):
     def _allocate_guess(self, run: Run) -> Slot | None:
         cap = self._slots.cap_bytes
         slot = self._slots.allocate(min(self._guess_bytes, cap))
-        if slot is None and self.num_in_flight == 0 and not run.done:
+        if slot is None and self.num_in_flight == 0 and not run.is_next_done:
             # Views may leave less than the guess, and the object may be small: nothing but a try can tell.
             left = cap - self._slots.used_bytes
             slot = self._slots.allocate(left) if left > 0 else None

@@ -54,6 +54,11 @@ class Run:
         """Whether no more items will be offered."""
         self.is_closed = False
 
+    @property
+    def is_next_done(self) -> bool:
+        """Whether there is something to take."""
+        return self.next_seq in self.done if self.is_ordered else bool(self.done)
+
 
 class Item:
     """One object to deliver."""

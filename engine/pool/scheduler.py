@@ -120,8 +120,7 @@ class Scheduler(Grants):
         """Whether nothing is under way that could ever let `run` go on: after `deepen`, only a slot that somebody releases can."""
         if self.num_in_flight or self._unsent or not self._workers:
             return False
-        is_next_there = run.next_seq in run.done if run.is_ordered else bool(run.done)
-        return not is_next_there and bool(run.pending or run.wanting)
+        return not run.is_next_done and bool(run.pending or run.wanting)
 
     # The workers' side.
 

@@ -198,15 +198,26 @@ def test_the_latest_of_too_many_parts_that_wait_for_room_in_one_worker_is_cancel
     desk.drain()
     desk.fetched(0, 3, GUESS)
     view = desk.take(run)
-    for part in (1, 2):
-        desk.wants(0, part, 70)
-        assert desk.drain() == {}, "two may wait beside one connection"
-    desk.offer(run, "d", pages=1)
-    desk.offer(run, "e", pages=1)
-    assert desk.drain() == {}, "they come in sequence"
+    desk.wants(0, 1, 70)
+    desk.wants(0, 2, 70)
+    assert desk.drain() == {}, "two may wait beside a third that moves"
     desk.release(view)
-    commands = desk.drain()
-    assert [(type(command), command.part) for command in commands[0]] == [(SupplySpace, 1)]
+    assert desk.drain() == {0: [SupplySpace(1, 0, 3 * GUESS * PAGE, 70 * PAGE)]}
+
+
+def test_not_all_parts_that_a_worker_may_have_may_wait_for_room() -> None:
+    desk = Desk(3 * GUESS, num_workers=1, jobs=2, depth=2, split_above_pages=1000)
+    run = desk.run(*"abc", is_ordered=False)
+    desk.drain()
+    desk.fetched(0, 1, GUESS)
+    view = desk.take(run)
+    desk.drain()
+    desk.wants(0, 3, 70)
+    desk.wants(0, 2, 70)
+    assert desk.drain() == {0: [CancelPart(3)]}
+    desk.cancelled(0, 3)
+    assert [item.key for item in run.pending] == ["c"]
+    desk.release(view)
 
 
 def test_a_want_that_nobody_can_serve_is_cancelled_where_it_is_one_too_many_and_asked_again_with_its_size() -> None:
@@ -289,13 +300,13 @@ def test_an_error_behind_the_head_of_line_does_not_hide_that_views_are_in_the_wa
 def test_m4_a_guess_never_starves_a_small_object_beside_a_view() -> None:
     desk = Desk(GUESS + 10)
     run = desk.run(*"ab")
+    desk.scheduler.offer_failed(run, "nonsense", NotFoundError("no"))
     desk.drain()
     desk.fetched(0, 1, GUESS)
-    view = desk.take(run)
-    assert [(command.key, command.nbytes) for command in desk.fetches()] == [("b", 10 * PAGE)]
-    desk.fetched(1 if desk.scheduler.load_of(1) else 0, 2, 3)
-    assert desk.take_keys(run) == ["b"]
-    desk.release(view)
+    desk.take(run)
+    assert desk.drain() == {0: [FetchPart(2, 0, "b", 0, None, None, None, GUESS * PAGE, 10 * PAGE)]}
+    desk.fetched(0, 2, 3)
+    assert desk.take_keys(run) == ["b", ""]
 
 
 def test_objects_that_nobody_takes_make_way_for_a_consumer_who_waits_and_come_again() -> None:
