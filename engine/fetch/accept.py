@@ -39,7 +39,7 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
         ProtocolError: Another range, or a head that contradicts itself.
     """
     length = head.length
-    is_plain = length is not None and head.status == 200 and head.content_range() is None
+    is_plain = length is not None and head.status == 200 and not head.has_range
     if is_plain and fetch.version is None and fetch.end is None and fetch.size is None and not (fetch.start or fetch.received):
         # Nearly every answer: a whole object that nobody pinned and of which nothing came before. The rules below say the same of it.
         fetch.version = head.etag

@@ -48,7 +48,7 @@ class ResponseHead:
     of them are collected only if somebody wants them: eight callbacks per answer would cost as much as the request's signature.
     """
 
-    __slots__ = ("_lower", "_raw", "length", "status")
+    __slots__ = ("_lower", "_raw", "has_range", "is_persistent", "length", "status")
 
     def __init__(self, raw: bytes) -> None:
         """Parses `raw`, which ends with the empty line.
@@ -63,9 +63,14 @@ class ResponseHead:
             raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
         self.status: int = parser.get_status_code()
         self._raw = raw
-        self._lower = raw.lower()
-        length = self._find(b"\r\ncontent-length:")
-        self.length: int | None = None if length is None else int(length)
+        lower = self._lower = raw.lower()
+        self.length: int | None = None
+        begin = lower.find(b"\r\ncontent-length:")
+        if begin >= 0:
+            # The parser has seen to it that there are digits, and nothing but spaces around them.
+            self.length = int(lower[begin + 17 : lower.find(b"\r\n", begin + 17)])
+        self.has_range = b"\r\ncontent-range:" in lower
+        self.is_persistent = (raw.startswith(b"HTTP/1.1") and b"close" not in lower) or self._is_persistent()
 
     def _find(self, needle: bytes) -> bytes | None:
         """Returns the value of the first header that `needle` (a line end, a lowercase name and a colon) finds."""
@@ -88,8 +93,7 @@ class ResponseHead:
         HttpResponseParser(collector).feed_data(self._raw)
         return collector.headers
 
-    @property
-    def is_persistent(self) -> bool:
+    def _is_persistent(self) -> bool:
         """Whether the connection may be used again after this response. Source: RFC 9112 §9.3."""
         is_http_1_0 = not self._raw.startswith(b"HTTP/1.1")
         connection = self._find(b"\r\nconnection:")
@@ -108,8 +112,13 @@ class ResponseHead:
     @property
     def etag(self) -> str | None:
         """The ETag without quotes, as versions are written. Source: RFC 9110 §8.8.3."""
-        value = self._find(b"\r\netag:")
-        return None if value is None else unquote_etag(value.decode("latin-1"))
+        lower = self._lower
+        begin = lower.find(b'\r\netag: "')
+        if begin < 0:
+            value = self._find(b"\r\netag:")
+            return None if value is None else unquote_etag(value.decode("latin-1"))
+        end = lower.find(b"\r\n", begin + 9)
+        return self._raw[begin + 9 : end].rstrip(b' \t"').decode("latin-1")
 
     def content_range(self) -> tuple[int, int, int | None] | None:
         """Returns (start, end, total) of `Content-Range`, end exclusive, total None for `*`; None where the header is absent.
@@ -119,7 +128,7 @@ class ResponseHead:
         Raises:
             ProtocolError: The header makes no sense. Source: RFC 9110 §14.4.
         """
-        value = self._find(b"\r\ncontent-range:")
+        value = self._find(b"\r\ncontent-range:") if self.has_range else None
         if value is None:
             return None
         match = _CONTENT_RANGE.fullmatch(value)

@@ -178,6 +178,8 @@ class FetchLoop:
             self._start_due()
         if self._now >= self._next_sweep:
             self._sweep()
+        if self._queue:
+            self._start_queued()
         finished, self._finished = self._finished, []
         return finished
 
@@ -197,19 +199,18 @@ class FetchLoop:
     # Starting.
 
     def _begin(self, fetch: Fetch) -> None:
-        if not fetch.begun_s:
-            fetch.begun_s = time.monotonic()
-            fetch.deadline_s = self._now + self.limits.deadline_s
-        fetch.attempts += 1
-        fetch.state = _ACTIVE
-        active = self._active
         try:
-            connection = self._idle.take(fetch.wire.origin, self.max_connections - len(active))
+            connection = self._idle.take(fetch.wire.origin, self.max_connections - len(self._active))
         except S3dlioError as error:
+            fetch.begin(self._now + self.limits.deadline_s)
             self._retry(fetch, error)
             return
+        self._active[connection.fd] = connection
+        self._start(connection, fetch)
+
+    def _start(self, connection: Connection, fetch: Fetch) -> None:
+        fetch.begin(self._now + self.limits.deadline_s)
         connection.stamp_s = self._now
-        active[connection.fd] = connection
         try:
             connection.start(fetch)
         except S3dlioError as error:
@@ -263,18 +264,19 @@ class FetchLoop:
             self._on_failure(connection, error)
             return
         if is_complete:
-            fetch = connection.fetch
-            assert fetch is not None
-            self._free(connection)
-            self._finish(fetch, _DONE)
-            if self._queue:
-                self._start_queued()
+            self._on_complete(connection)
         elif connection.phase is _PARKED:
             self._parking.append(connection)
             assert connection.fetch is not None
             self._finished.append(connection.fetch)
         else:
             connection.stamp_s = self._now
+
+    def _on_complete(self, connection: Connection) -> None:
+        fetch = connection.fetch
+        assert fetch is not None
+        self._free(connection)
+        self._finish(fetch, _DONE)
 
     def _finish(self, fetch: Fetch, state: State) -> None:
         fetch.state = state

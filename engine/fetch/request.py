@@ -6,6 +6,7 @@ finished, or wanting space. The loop is the only one that changes it in between.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -33,6 +34,9 @@ class State(IntEnum):
     DONE = 3
     FAILED = 4
     CANCELLED = 5
+
+
+_ACTIVE = State.ACTIVE
 
 
 class Wire(Protocol):
@@ -143,6 +147,14 @@ class Fetch:
         self.finished_s = 0.0
         self.deadline_s = 0.0
 
+    def begin(self, deadline_s: float) -> None:
+        """Counts an attempt; the first one starts the clock."""
+        if not self.attempts:
+            self.begun_s = time.monotonic()
+            self.deadline_s = deadline_s
+        self.attempts += 1
+        self.state = _ACTIVE
+
     def build(self) -> bytes:
         """Returns the bytes of the next request: what is still missing, pinned to the version once that is known."""
         request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version)
@@ -185,6 +197,14 @@ class Exchange(Fetch):
         self.method = method
         self.make = make
         self.max_body_bytes = max_body_bytes
+
+    def begin(self, deadline_s: float) -> None:
+        """Counts an attempt; the first one starts the clock."""
+        if not self.attempts:
+            self.begun_s = time.monotonic()
+            self.deadline_s = deadline_s
+        self.attempts += 1
+        self.state = _ACTIVE
 
     def build(self) -> bytes:
         return self.make()

@@ -171,7 +171,8 @@ class Grants(Ledger):
     def _make_way(self, run: Run) -> None:
         """Recalls ready objects of other runs for one whose consumer waits, if that gives room enough, and grants that at once."""
         waiting = [*(part.item for part in run.wanting[:1]), *([run.pending[0]] if run.pending else [])]
-        missing = self._missing_bytes(min(waiting, key=lambda item: item.seq))
+        first = min(waiting, key=lambda item: item.seq)
+        missing = self._missing_bytes(first)
         enough = []
         for item in _latest_first(item for other in self._runs if other is not run for item in other.done.values()):
             if missing <= 0:
@@ -179,7 +180,8 @@ class Grants(Ledger):
             assert item.slot is not None
             missing -= item.slot.nbytes
             enough.append(item)
-        if missing <= 0:
+        # Of an object of unknown size nobody can say what is enough.
+        if missing <= 0 or first.room is None:
             for item in enough:
                 self._recall(item)
             self._grant(run)

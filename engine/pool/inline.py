@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import settings
 from ..errors import S3dlioError
@@ -25,7 +25,6 @@ from ..stores.registry import locate
 from ..types import ObjectRef
 
 if TYPE_CHECKING:
-    from ..memory.slots import Slot
     from ..memory.view import BytesView
 
 class InlineFetcher:
@@ -56,42 +55,36 @@ class InlineFetcher:
         Raises:
             S3dlioError: As the store says.
         """
-        slots: list[Slot | None] = [None]
+        views: list[Any] = [None]
         fetch.token = 0
-        try:
-            with self._borrow(1) as loop:
-                loop.grant = partial(self._grant, slots)
-                _run_to_end(loop, fetch)
-        except BaseException:
-            self._free(slots)
-            raise
-        return self._lease(slots, fetch)
+        with self._borrow(1) as loop:
+            loop.grant = partial(self._grant, views)
+            _run_to_end(loop, fetch)
+        return self._view(views, fetch)
 
     def fetch_many(self, refs: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
         """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`."""
-        slots: list[Slot | None] = [None] * len(refs)
-        results: list[BytesView | S3dlioError | None] = [None] * len(refs)
-        try:
-            with self._borrow(max_in_flight) as loop:
-                loop.grant = partial(self._grant, slots)
-                todo = _make_fetches(refs, results)
-                # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
-                for fetch in islice(todo, 2 * max_in_flight):
-                    loop.submit(fetch)
-                while loop.num_unfinished:
-                    for fetch in loop.poll(None):
-                        results[fetch.token] = self._result(slots, fetch)
-                        following = next(todo, None)
-                        if following is not None:
-                            loop.submit(following)
-        except BaseException:
-            self._free(slots)
-            raise
-        return results  # type: ignore[return-value]
+        results: list[Any] = [None] * len(refs)
+        with self._borrow(max_in_flight) as loop:
+            loop.grant = partial(self._grant, results)
+            todo = _make_fetches(refs, results)
+            # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
+            for fetch in islice(todo, 2 * max_in_flight):
+                loop.submit(fetch)
+            while loop.num_unfinished:
+                for fetch in loop.poll(None):
+                    results[fetch.token] = self._view(results, fetch) if fetch.error is None else fetch.error
+                    following = next(todo, None)
+                    if following is not None:
+                        loop.submit(following)
+        return results
 
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
-        return self._lease([None], Fetch(0, "", None, ""))
+        with self._lock:
+            slot = self._arena.slots.allocate(0, beyond_cap=True)
+            assert slot is not None
+            return self._arena.lease(slot, 0)
 
     def close(self) -> None:
         """Closes connections and the segment's descriptor; views that exist stay readable."""
@@ -100,39 +93,24 @@ class InlineFetcher:
             self._loops.pop().close()
         self._arena.close()
 
-    def _grant(self, slots: list[Slot | None], fetch: Fetch) -> memoryview:
+    def _grant(self, views: list[Any], fetch: Fetch) -> memoryview:
+        """Makes the view before its bytes are there: whatever becomes of the request, dropping it gives the memory back."""
+        num = fetch.missing_space
+        arena = self._arena
         with self._lock:
-            if self._arena.released:
-                self._arena.collect()
-            old = slots[fetch.token]
-            if old is not None:
-                self._arena.free(old)
-                slots[fetch.token] = None
-            slot = slots[fetch.token] = self._arena.slots.allocate(fetch.missing_space, beyond_cap=True)
-        assert slot is not None
-        return self._arena.room(slot, fetch.missing_space)
+            if arena.released:
+                arena.collect()
+            slot = arena.slots.allocate(num, beyond_cap=True)
+            assert slot is not None
+            views[fetch.token] = arena.lease(slot, num)
+        return arena.room(slot, num)
 
-    def _result(self, slots: list[Slot | None], fetch: Fetch) -> BytesView | S3dlioError:
-        if fetch.error is None:
-            return self._lease(slots, fetch)
-        slot, slots[fetch.token] = slots[fetch.token], None
-        self._free([slot])
-        return fetch.error
-
-    def _lease(self, slots: list[Slot | None], fetch: Fetch) -> BytesView:
-        slot = slots[fetch.token]
-        with self._lock:
-            if slot is None:  # an empty object never asked for space
-                slot = self._arena.slots.allocate(0, beyond_cap=True)
-                assert slot is not None
-            slots[fetch.token] = None
-            return self._arena.lease(slot, fetch.received)
-
-    def _free(self, slots: list[Slot | None]) -> None:
-        with self._lock:
-            for slot in slots:
-                if slot is not None:
-                    self._arena.free(slot)
+    def _view(self, views: list[Any], fetch: Fetch) -> BytesView:
+        """Returns the view of a request that is done; an empty object never asked for room."""
+        view: BytesView | None = views[fetch.token]
+        if view is None:
+            return self.empty_view()
+        return view if len(view) == fetch.received else view[: fetch.received]
 
     @contextmanager
     def _borrow(self, max_connections: int) -> Iterator[FetchLoop]:
@@ -170,7 +148,7 @@ def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
         raise fetch.error
 
 
-def _make_fetches(refs: Sequence[ObjectRef | str], results: list[BytesView | S3dlioError | None]) -> Iterator[Fetch]:
+def _make_fetches(refs: Sequence[ObjectRef | str], results: list[Any]) -> Iterator[Fetch]:
     """Yields a request for each of `refs`; a URI without a store gets its error at once."""
     for index, ref in enumerate(refs):
         try:
