@@ -92,7 +92,21 @@ class AnswerReceiver:
         self._head_view = memoryview(self._head)
         self._head_used = 0
         self._head_end = 0
-        self._reset()
+        self._reply: ResponseHead | None = None
+        self._chunks: ChunkedBody | None = None
+        self._sink: memoryview | None = None
+        """Where the body goes: what is still missing of the object, or private memory."""
+        self._filled = 0
+        """Bytes in the sink."""
+        self._left = 0
+        """Bytes that are still to come into it."""
+        self._skip = 0
+        """Bytes to pass over before them."""
+        self._extra = 0
+        """Bytes behind them that nobody wants."""
+        self._is_error = False
+        self._ends_here = False
+        """Whether the connection can serve no further request."""
 
     def __str__(self) -> str:
         return f"{self.origin.host}:{self.origin.port}"
@@ -145,14 +159,6 @@ class AnswerReceiver:
         if isinstance(error, S3dlioError):
             raise error
         raise ConnectFailedError(f"the connection to {self} broke", cause=str(error)) from None
-
-    def _reset(self) -> None:
-        self._reply: ResponseHead | None = None
-        self._chunks: ChunkedBody | None = None
-        self._sink: memoryview | None = None
-        self._filled = self._left = self._skip = self._extra = 0
-        self._is_error = False
-        self._ends_here = False
 
     def _receive_head(self) -> bool:
         used = self._head_used
@@ -334,7 +340,8 @@ class AnswerReceiver:
         if not is_private:
             self._count()
         sink, chunks = self._sink, self._chunks
-        self._sink = self._chunks = None
+        self._sink = None
+        self._chunks = None
         self._head_used = self._filled = 0
         self.num_uses += 1
         self.phase = _IDLE

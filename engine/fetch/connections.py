@@ -103,6 +103,6 @@ class Connections:
             found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-        addresses = deque((int(family), address) for family, _, _, _, address in found)
+        addresses: deque[Address] = deque((int(family), address) for family, _, _, _, address in found)
         self._addresses[origin] = (now_s + _ADDRESS_TTL_S, addresses)
         return addresses[0]

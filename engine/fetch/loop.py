@@ -15,22 +15,18 @@ Level-triggered epoll: a socket with unread data reports again, so a body may be
 
 from __future__ import annotations
 
-import heapq
-import itertools
-import random
 import select
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError, describe
-from ..retry import delay_s, parse_retry_after
+from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError
 from .answer import Phase
 from .connection import Connection
 from .connections import Connections
+from .delayed import Delayed, finish_error, wait_before_retry
 from .request import Fetch, State
 
 if TYPE_CHECKING:
@@ -66,9 +62,7 @@ class FetchLoop:
         self._watched: dict[int, Callable[[], None]] = {}
         self._queue: deque[Fetch] = deque()
         self._local: deque[Fetch] = deque()
-        self._delayed: list[tuple[float, int, Fetch]] = []
-        """A heap of (due, tie-breaker, fetch)."""
-        self._ties = itertools.count()
+        self._delayed = Delayed()
         self._parked: dict[int, Connection] = {}
         """By descriptor: connections whose fetch wants space, muted. They do not count against the limit: what they wait for may be
         held by requests in the queue, which would otherwise wait for them."""
@@ -156,32 +150,38 @@ class FetchLoop:
         active = self._active
         for fd, mask in events:
             connection = active.get(fd)
-            if connection is not None:
-                phase = connection.phase
-                if phase is _SENDING and mask & _READ:
-                    connection.hear_early()
-                    phase = _HEAD
-                if phase is _BODY or phase is _HEAD:
-                    self._advance(connection, connection.receive)
-                else:
-                    self._advance(connection, partial(self._send, connection))
-            elif fd in self._parked:
-                # Muted, so this is an error or a hang-up. `supply` will find no connection and ask again.
-                self._drop(self._parked[fd])
-            elif fd in self._watched:
-                self._watched[fd]()
+            if connection is None:
+                self._on_other_event(fd)
+            elif connection.phase is _BODY or connection.phase is _HEAD:
+                self._advance(connection, connection.receive)
             else:
-                self._idle.on_event(fd)
+                self._on_writable(connection, mask)
         if self._local:
             self._read_local()
-        if self._delayed and self._delayed[0][0] <= self._now:
-            self._start_due()
+        if self._delayed:
+            self._queue.extendleft(self._delayed.pop_due(self._now))
         if self._now >= self._next_sweep:
             self._sweep()
         if self._queue:
             self._start_queued()
         finished, self._finished = self._finished, []
         return finished
+
+    def _on_other_event(self, fd: int) -> None:
+        if fd in self._watched:
+            self._watched[fd]()
+        elif fd in self._parked:
+            # Muted, so this is an error or a hang-up. `supply` will find no connection and ask again.
+            self._drop(self._parked[fd])
+        else:
+            self._idle.on_event(fd)
+
+    def _on_writable(self, connection: Connection, mask: int) -> None:
+        if connection.phase is _SENDING and mask & _READ:
+            connection.hear_early()
+            self._advance(connection, connection.receive)
+        else:
+            self._advance(connection, partial(self._send, connection))
 
     def close(self) -> None:
         """Closes every connection; requests under way are forgotten, not finished."""
@@ -228,11 +228,6 @@ class FetchLoop:
         while self._queue and len(self._active) < self.max_connections:
             self._begin(self._queue.popleft())
 
-    def _start_due(self) -> None:
-        while self._delayed and self._delayed[0][0] <= self._now:
-            self._queue.appendleft(heapq.heappop(self._delayed)[2])
-        self._start_queued()
-
     def _read_local(self) -> None:
         """Reads one local object: between two, sockets and messages get their turn."""
         fetch = self._local.popleft()
@@ -243,7 +238,7 @@ class FetchLoop:
         try:
             fetch.wire.read(fetch, self.grant)
         except S3dlioError as error:
-            fetch.error = _final(fetch, error)
+            fetch.error = finish_error(fetch, error)
             self._finish(fetch, State.FAILED)
             return
         if fetch.state is State.WANTS_SPACE:
@@ -306,22 +301,13 @@ class FetchLoop:
             fetch.received = 0
         fetch.failures += 1
         now = self._now
-        wait_s = self._wait_before_retry(fetch, error)
+        wait_s = wait_before_retry(fetch, error, self.limits)
         if wait_s is None or fetch.failures >= self.limits.max_attempts or now + wait_s > fetch.deadline_s:
-            fetch.error = _final(fetch, error)
+            fetch.error = finish_error(fetch, error)
             self._finish(fetch, State.FAILED)
             return
         fetch.state = State.QUEUED
-        heapq.heappush(self._delayed, (now + wait_s, next(self._ties), fetch))
-
-    def _wait_before_retry(self, fetch: Fetch, error: S3dlioError) -> float | None:
-        if isinstance(error, ObjectChangedError) and not fetch.is_pinned and not fetch.was_restarted:
-            fetch.restart()
-            return 0.0
-        if not error.retryable:
-            return None
-        asked = parse_retry_after(error.retry_after, datetime.now(UTC))
-        return delay_s(fetch.failures, self.limits, random.random(), asked)
+        self._delayed.put(now + wait_s, fetch)
 
     # Connections in and out of the sets.
 
@@ -360,8 +346,7 @@ class FetchLoop:
         for queue in (self._queue, self._local):
             if fetch in queue:
                 queue.remove(fetch)
-        self._delayed = [entry for entry in self._delayed if entry[2] is not fetch]
-        heapq.heapify(self._delayed)
+        self._delayed.forget(fetch)
         if fetch in self._finished:
             self._finished.remove(fetch)
 
@@ -380,7 +365,7 @@ class FetchLoop:
         if wait_s > _SWEEP_S and self._active:
             wait_s = _SWEEP_S
         if self._delayed:
-            wait_s = min(wait_s, max(0.0, self._delayed[0][0] - self._now))
+            wait_s = min(wait_s, max(0.0, self._delayed.due_s - self._now))
         return wait_s
 
     def _sweep(self) -> None:
@@ -401,13 +386,3 @@ class FetchLoop:
 
 def no_space(fetch: Fetch) -> None:
     """The default of `FetchLoop.grant`: every request for space goes through `poll`."""
-
-
-def _final(fetch: Fetch, error: S3dlioError) -> S3dlioError:
-    """Returns `error` with what only the loop knows: the URI, the attempts, the time."""
-    error.uri = error.uri or fetch.uri
-    error.attempts = fetch.attempts
-    if error.retryable:
-        error.cause = error.cause or describe(error)
-        error.message = f"{error.message}; gave up after {time.monotonic() - fetch.begun_s:.1f} s"
-    return error

@@ -65,7 +65,7 @@ class Hub:
     def send(self, worker: int, batch: bytes) -> bool:
         """Queues a batch for a worker; False if that worker is not there any more."""
         try:
-            self._socket.send_multipart((_identity(worker), batch), flags=zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart((_identity(worker), batch), flags=zmq.NOBLOCK)
         except (zmq.Again, zmq.ZMQError):
             return False
         return True

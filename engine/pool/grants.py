@@ -190,7 +190,7 @@ class Grants(Ledger):
         """Returns how much more must be free before `starved` can have its slot."""
         cap = self._slots.cap_bytes
         room = starved.room if starved.room is not None else min(self._guess_bytes, cap)
-        return room - (cap - self._slots.used_bytes)
+        return max(1, room) - (cap - self._slots.used_bytes)
 
     def _unpark(self) -> None:
         """Recalls the latest parts that want room where too many of them lie with one worker."""

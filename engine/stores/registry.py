@@ -22,7 +22,7 @@ _lock = threading.Lock()
 _stores: dict[str, Store] = {}
 
 
-def locate(uri: str) -> tuple[Store, str]:
+def locate(uri: Any) -> tuple[Store, str]:
     """Returns the store of `uri`, opened if need be, and the key within it.
 
     Raises:

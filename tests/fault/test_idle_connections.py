@@ -151,6 +151,8 @@ def test_n21_no_descriptor_left_is_an_error_that_says_what_to_do(served: ObjectS
     s3dlio.get(URI)  # everything that is needed once is there
     served.faults[PATH] = [close_after_response(announce=True)]
     s3dlio.get(URI)
+    # The server's end of the connection must be closed too: its descriptor is one of this process.
+    served.wait_for_silence()
     # The lowest free descriptor: below it all are taken.
     lowest = os.dup(0)
     os.close(lowest)

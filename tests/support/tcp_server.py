@@ -74,6 +74,13 @@ class TcpServer(ABC):
         while not event.wait(_TICK_S) and not self.closing.is_set():
             pass
 
+    def wait_for_silence(self) -> None:
+        """Waits until every connection that was served has been closed, and its thread is gone."""
+        for thread in self._snapshot():
+            if thread is not self._acceptor:
+                thread.join(JOIN_TIMEOUT_S)
+                assert not thread.is_alive(), f"{thread.name} still serves a connection"
+
     def close(self) -> None:
         """Shuts everything down, joins all threads, and raises what they raised."""
         self.closing.set()
