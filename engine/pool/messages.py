@@ -6,11 +6,15 @@ the receiver. Arrays instead of objects, integers instead of names as tags: 0.3 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from ..config import Settings
 from ..errors import ErrorInfo
 from ..stores.registry import Spec
+
+_T = TypeVar("_T")
 
 # Commands: imperative, coordinator to worker.
 
@@ -131,7 +135,37 @@ _welcome_decoder = msgspec.msgpack.Decoder(Welcome)
 
 encode = _encoder.encode
 """Returns the bytes of a batch, or of a `Welcome`."""
-decode_commands = _command_decoder.decode
-decode_events = _event_decoder.decode
-decode_welcome = _welcome_decoder.decode
-"""Raise `msgspec.DecodeError` (which `msgspec.ValidationError` is, too)."""
+
+
+def decode_commands(batch: bytes) -> list[Command]:
+    """Returns a batch of commands.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+    """
+    return _decode(_command_decoder, batch)
+
+
+def decode_events(batch: bytes) -> list[Event]:
+    """Returns a batch of events.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+    """
+    return _decode(_event_decoder, batch)
+
+
+def decode_welcome(message: bytes) -> Welcome:
+    """Returns a welcome.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+    """
+    return _decode(_welcome_decoder, message)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], message: bytes) -> _T:
+    try:
+        return decoder.decode(message)
+    except UnicodeDecodeError as error:  # text that is no UTF-8 is the one thing that msgspec reports in another way
+        raise msgspec.DecodeError(str(error)) from None
