@@ -310,14 +310,17 @@ class AnswerReceiver:
     def _place_chunked_object(self, fetch: Fetch, data: bytearray) -> bool:
         """Takes what was asked for from an object, or a range of one, that came in chunks, if the count is right (case N7)."""
         assert self._reply is not None
-        first, last, _ = self._reply.content_range() or (0, fetch.size or len(data), None)
+        spread = self._reply.content_range()
+        first, last, _ = spread or (0, len(data) if fetch.size is None else fetch.size, None)
         if last - first != len(data):
             raise TruncatedBodyError(f"{len(data)} bytes came in chunks, {last - first} were expected")
         if fetch.start > last:
             raise InvalidRangeError(f"the range begins at {fetch.start}, the object has {last} bytes")
-        if fetch.size is None:
-            fetch.size = len(data)
-        fetch.end = fetch.size if fetch.end is None else min(fetch.end, fetch.size)
+        if spread is None:
+            fetch.size = last
+            fetch.end = last if fetch.end is None else min(fetch.end, last)
+        if fetch.end is None:
+            raise ProtocolError("the answer does not say where the object ends")
         # A range begins where the last attempt had come to; what that attempt had received is in its place already.
         fetch.body = data[fetch.start + fetch.received - first : fetch.end - first]
         return self._place(fetch)
@@ -345,8 +348,9 @@ class AnswerReceiver:
         self._head_used = self._filled = 0
         self.num_uses += 1
         self.phase = _IDLE
-        if self._extra or self._ends_here or not head.is_persistent:
+        if self._skip or self._extra or self._ends_here or not head.is_persistent:
             self.close()
+            self._skip = 0
         if is_private:
             self._deliver(fetch, head, sink if chunks is None else chunks.data)
         elif fetch.end is not None and fetch.start + fetch.received < fetch.end:

@@ -101,7 +101,7 @@ class Connections:
             return known[1][0]
         try:
             found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
         addresses: deque[Address] = deque((int(family), address) for family, _, _, _, address in found)
         self._addresses[origin] = (now_s + _ADDRESS_TTL_S, addresses)

@@ -98,6 +98,8 @@ class FetchLoop:
         """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
         fetch.out = out
         fetch.state = _ACTIVE
+        # Waiting for room was the consumer's time, not the store's.
+        fetch.deadline_s = self._now + self.limits.deadline_s
         if fetch.wire.is_local:
             self._local.appendleft(fetch)
             return

@@ -124,7 +124,7 @@ def list_iter(
     store, key = locate(uri)
     matches = compile_pattern(pattern)
     # The relative key begins after the last "/" of a text prefix, and after the directory on a file system.
-    base = as_directory(uri) if is_file_scheme(uri) and key != "/" else store.root + key[: key.rfind("/") + 1]
+    base = as_directory(store.root + key) if is_file_scheme(uri) else store.root + key[: key.rfind("/") + 1]
     for page in store.list_pages(inline_fetcher().run, key, recursive):
         if pattern is None:
             yield from page

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InsufficientMemoryError, S3dlioError, ViewsHeldError, WorkerLostError
+from ..errors import InsufficientMemoryError, InvalidUriError, S3dlioError, ViewsHeldError, WorkerLostError
 from ..memory.arena import Arena
 from ..memory.limits import available_memory
 from ..stores.registry import locate
+from ..text import clean
 from ..types import ListEntry, ObjectInfo, ObjectRef
 from .crew import Crew, Reported, WorkerDied
 from .local_crew import LocalCrew
@@ -105,6 +106,8 @@ class Core:
             uri, size, version = (one, None, None) if type(one) is str else _facts(one)
             try:
                 store, key = locate(uri)
+                if self._num_procs and not uri.isascii():
+                    _check_sendable(uri, version)
                 known = stores.get(id(store)) or self._open(store)
             except S3dlioError as error:
                 self.scheduler.offer_failed(run, uri, error)
@@ -151,12 +154,14 @@ class Core:
         """Waits for the crew, at most `timeout_s`; the one method that needs no serialising."""
         self._crew.wait(timeout_s)
 
-    def wake(self) -> None:
-        """Ends a `wait`."""
-        self._crew.wake()
+    def wake(self, num: int) -> None:
+        """Ends the `wait` of `num` threads."""
+        self._crew.wake(num)
 
     def note_wait(self, seconds: float) -> None:
         """Counts time waited in vain, and acts on workers that hang or do not start."""
+        if not self._num_procs:
+            return  # nothing here hangs without its caller hanging
         self._supervisor.note_wait(seconds)
         for worker in self._crew.indices:
             starting_s = self._crew.starting_for_s(worker)
@@ -287,6 +292,18 @@ def _check_memory(cap_bytes: int) -> None:
         raise InsufficientMemoryError(
             f"memory_bytes asks for {cap_bytes} bytes and {available} are available; lower memory_bytes or free memory"
         )
+
+
+def _check_sendable(uri: str, version: str | None) -> None:
+    """Refuses names that no message can carry: those of files that are not UTF-8.
+
+    Raises:
+        InvalidUriError: There is one.
+    """
+    try:
+        f"{uri}{version}".encode()
+    except UnicodeEncodeError:
+        raise InvalidUriError("the name is not UTF-8 and cannot be sent to a worker; use get, or procs=0", uri=clean(uri)) from None
 
 
 def _facts(wanted: Any) -> tuple[Any, int | None, str | None]:

@@ -79,7 +79,7 @@ class Crew:
         self._hub = Hub()
         self._epoll = select.epoll()
         self._epoll.register(self._hub.fd, select.EPOLLIN)
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
         self._members: dict[int, _Member] = {}
@@ -111,7 +111,7 @@ class Crew:
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting: what was said, and then who has died."""
         yield from self._receive()
-        deaths = [member for member in self._members.values() if member.is_over]
+        deaths = [member for member in self._members.values() if member.is_over and member.process.poll() is not None]
         if deaths:
             # What it had said before it died may have arrived since.
             yield from self._receive()
@@ -133,9 +133,9 @@ class Crew:
                 with contextlib.suppress(BlockingIOError):
                     os.eventfd_read(fd)
 
-    def wake(self) -> None:
+    def wake(self, num: int) -> None:
         """Ends a `wait` of another thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        os.eventfd_write(self._wake_fd, num)
 
     def _receive(self) -> Iterator[Reported]:
         while self._hub.has_news():
@@ -159,7 +159,7 @@ class Crew:
             self._hub.close_door()
 
     def progress(self, worker: int) -> int:
-        """The worker's own count of finished parts, read from shared memory: it moves as long as the worker lives and works."""
+        """The turns of the worker's loop, read from shared memory: they go on as long as it lives and has work."""
         return self._segment.counters[worker % len(self._segment.counters)]
 
     def starting_for_s(self, worker: int) -> float | None:

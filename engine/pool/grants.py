@@ -61,8 +61,11 @@ class Grants(Ledger):
             self._runs.append(self._runs.pop(0))
         if len(self._parts) > self.num_in_flight:
             self._unpark()
-        commands, self._commands = self._commands, {}
-        return commands
+        batches = {}
+        for worker in self._workers.values():
+            if worker.commands:
+                batches[worker.index], worker.commands = worker.commands, []
+        return batches
 
     def _grant(self, run: Run) -> None:
         """Serves a run in sequence order, until memory or workers are used up."""
@@ -134,16 +137,16 @@ class Grants(Ledger):
         slot = item.slot
         if slot is None:
             # There will never be room. The part still waits in the worker, and must end before the item has failed.
-            self._command(part.worker, CancelPart(part.id))
+            self._workers[part.worker].commands.append(CancelPart(part.id))
             return True
         end = part.end
         assert end is not None
-        if self._is_worth_splitting(end, len(run.pending)):
+        if end > self._split_above_bytes and self._has_idle_connections(run):
             part.end = min(self._part_bytes, end)
             self._add_parts(item, part.end, end, part.version)
         # No more room than it may write: the rest of the slot is for other parts, perhaps in other workers.
         room = part.end if item.num_parts > 1 else slot.nbytes
-        self._command(part.worker, SupplySpace(part.id, slot.start, room or 0, part.end or 0))
+        self._workers[part.worker].commands.append(SupplySpace(part.id, slot.start, room or 0, part.end or 0))
         self._send_unsent()
         return True
 
@@ -210,17 +213,15 @@ class Grants(Ledger):
         item.num_parts = item.num_unfinished = 1
         size = item.size
         part = Part(item, 0, size, item.version)
-        if size is not None and self._is_worth_splitting(size, len(item.run.pending)):
+        if size is not None and size > self._split_above_bytes and self._has_idle_connections(item.run):
             part.end = min(self._part_bytes, size)
             self._add_parts(item, part.end, size, item.version)
         self._send(part, worker)
         if item.num_parts > 1:
             self._send_unsent()
 
-    def _is_worth_splitting(self, size: int, num_pending: int) -> bool:
-        if size <= self._split_above_bytes:
-            return False
-        return self.num_in_flight + num_pending < len(self._workers) * self._jobs
+    def _has_idle_connections(self, run: Run) -> bool:
+        return self.num_in_flight + len(run.pending) < len(self._workers) * self._jobs
 
     def _add_parts(self, item: Item, begin: int, end: int, version: str | None) -> None:
         for start in range(begin, end, self._part_bytes):
@@ -247,15 +248,15 @@ class Grants(Ledger):
         worker.num_parts += 1
         self.num_in_flight += 1
         if item.num_parts == 1:
-            # The end is left open where the item is one part: a plain GET, without a Range header.
-            command = FetchPart(number, item.store, item.key, 0, None, item.size, part.version, slot.start, slot.nbytes)
+            # A plain GET, without a Range header. Nothing of the object is in yet, so only the caller's own version counts.
+            command = FetchPart(number, item.store, item.key, 0, None, item.size, item.version, slot.start, slot.nbytes)
         else:
             start, end = part.start, part.end
             assert end is not None
             command = FetchPart(
                 number, item.store, item.key, start, end, item.size, part.version, slot.start + start, end - start
             )
-        self._command(worker.index, command)
+        worker.commands.append(command)
 
 
 def _latest_first(items: Iterable[Item]) -> list[Item]:

@@ -82,6 +82,7 @@ class InlineFetcher:
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
         with self._lock:
+            self._arena.collect()
             slot = self._arena.slots.allocate(0, beyond_cap=True)
             assert slot is not None
             return self._arena.lease(slot, 0)

@@ -15,9 +15,12 @@ from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from ..errors import S3dlioError
     from ..memory.slots import Slot
+    from .messages import Command
 
 
 class ItemState(IntEnum):
@@ -60,61 +63,38 @@ class Run:
         return self.next_seq in self.done if self.is_ordered else bool(self.done)
 
 
-class Item:
-    """One object to deliver."""
+class Item(msgspec.Struct, eq=False):
+    """One object to deliver. A struct only because one is made per object: it costs a fifth of a class with slots."""
 
-    __slots__ = (
-        "elapsed_s",
-        "error",
-        "is_recalled",
-        "key",
-        "nbytes",
-        "num_parts",
-        "num_unfinished",
-        "room",
-        "run",
-        "seen_version",
-        "seq",
-        "size",
-        "slot",
-        "state",
-        "store",
-        "uri",
-        "version",
-        "was_restarted",
-        "worker",
-    )
-
-    def __init__(self, run: Run, seq: int, uri: str, store: int, key: str, size: int | None, version: str | None) -> None:
-        self.run = run
-        self.seq = seq
-        self.uri = uri
-        self.store = store
-        self.key = key
-        self.size = size
-        """Bytes, where the caller knows it; then an object of another size is an error."""
-        self.version = version
-        """The version where the caller knows it; then another version is an error."""
-        self.room = size
-        """Bytes the slot must have, once that is known; None for a guess. A hint where `size` is None."""
-        self.slot: Slot | None = None
-        self.state = ItemState.PENDING
-        self.num_parts = 0
-        self.num_unfinished = 0
-        """Parts that a worker, or nobody yet, has; the slot is not free before it is 0."""
-        self.nbytes = 0
-        """Bytes received, by the parts that are in."""
-        self.seen_version: str | None = None
-        """The version of the parts that are in, where there are several."""
-        self.error: S3dlioError | None = None
-        self.is_recalled = False
-        """Whether the slot is being taken back, for an item in front."""
-        self.was_restarted = False
-        """Whether it began again because the object changed between two parts."""
-        self.elapsed_s = 0.0
-        """How long its slowest part took."""
-        self.worker = -1
-        """Who fetched its last part."""
+    run: Run
+    seq: int
+    uri: str
+    store: int
+    key: str
+    size: int | None
+    """Bytes, where the caller knows it; then an object of another size is an error."""
+    version: str | None
+    """The version where the caller knows it; then another version is an error."""
+    room: int | None
+    """Bytes the slot must have, once that is known; None for a guess. A hint where `size` is None."""
+    slot: Slot | None = None
+    state: ItemState = ItemState.PENDING
+    num_parts: int = 0
+    num_unfinished: int = 0
+    """Parts that a worker, or nobody yet, has; the slot is not free before it is 0."""
+    nbytes: int = 0
+    """Bytes received, by the parts that are in."""
+    seen_version: str | None = None
+    """The version of the parts that are in, where there are several."""
+    error: S3dlioError | None = None
+    is_recalled: bool = False
+    """Whether the slot is being taken back, for an item in front."""
+    was_restarted: bool = False
+    """Whether it began again because the object changed between two parts."""
+    elapsed_s: float = 0.0
+    """How long its slowest part took."""
+    worker: int = -1
+    """Who fetched its last part."""
 
     @property
     def is_withdrawn(self) -> bool:
@@ -122,30 +102,30 @@ class Item:
         return self.is_recalled or self.error is not None or self.state is ItemState.DROPPED
 
 
-class Part:
+class Part(msgspec.Struct, eq=False):
     """One request for [start, end) of an item."""
 
-    __slots__ = ("end", "id", "is_wanting", "item", "start", "version", "worker")
-
-    def __init__(self, item: Item, start: int, end: int | None, version: str | None) -> None:
-        self.id = 0
-        """Unique in the pool; a new one each time the part is sent."""
-        self.item = item
-        self.start = start
-        self.end = end
-        """None where the size is not known yet."""
-        self.version = version
-        self.worker = -1
-        self.is_wanting = False
-        """Whether the worker holds it back until it gets more room."""
+    item: Item
+    start: int
+    end: int | None
+    """None where the size is not known yet."""
+    version: str | None
+    """The version of the other parts, where there are others."""
+    id: int = 0
+    """Unique in the pool; a new one each time the part is sent."""
+    worker: int = -1
+    is_wanting: bool = False
+    """Whether the worker holds it back until it gets more room."""
 
 
 class Worker:
     """One worker process, as the scheduler sees it."""
 
-    __slots__ = ("index", "num_parts")
+    __slots__ = ("commands", "index", "num_parts")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.num_parts = 0
         """Parts sent and not yet answered."""
+        self.commands: list[Command] = []
+        """What it has not been sent yet; a dead worker takes this along."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import ObjectChangedError, S3dlioError
 from .items import Item, ItemState, Part, Run, Worker
-from .messages import CancelPart, Command
+from .messages import CancelPart
 
 if TYPE_CHECKING:
     from ..memory.slots import Slots
@@ -44,17 +44,11 @@ class Ledger:
         """All parts with workers, by number."""
         self._unsent: list[Part] = []
         """Parts that have a place but no worker."""
-        self._commands: dict[int, list[Command]] = {}
 
     @property
     def has_commands(self) -> bool:
         """Whether `drain` has something to send, whatever it grants."""
-        return bool(self._commands)
-
-    def _command(self, worker: int, command: Command) -> None:
-        """Adds a command to the worker's next batch; a dead one gets none."""
-        if worker in self._workers:
-            self._commands.setdefault(worker, []).append(command)
+        return any(worker.commands for worker in self._workers.values())
 
     def _end_part(self, part: Part) -> None:
         """Takes a part out of flight: from here on nobody writes for it."""
@@ -76,20 +70,19 @@ class Ledger:
 
     def _settle(self, item: Item) -> None:
         """No part is unfinished: the item is ready, failed, comes again, or is gone."""
+        if item.state is _FETCHING and item.error is None and not item.is_recalled:
+            self._done(item, _READY)
+            return
+        self._free_slot(item)
         if item.state is _DROPPED:
-            self._free_slot(item)
-        elif item.error is not None:
-            self._free_slot(item)
-            if _may_begin_again(item):
-                item.was_restarted = True
-                self._put_back(item)
-            else:
-                self._done(item, _FAILED)
-        elif item.is_recalled:
-            self._free_slot(item)
+            return
+        if item.error is None:
+            self._put_back(item)
+        elif _may_begin_again(item):
+            item.was_restarted = True
             self._put_back(item)
         else:
-            self._done(item, _READY)
+            self._done(item, _FAILED)
 
     def _done(self, item: Item, state: ItemState) -> None:
         item.state = state
@@ -122,7 +115,7 @@ class Ledger:
             item.num_unfinished -= 1
         for part in self._parts.values() if item.num_unfinished else ():
             if part.item is item:
-                self._command(part.worker, CancelPart(part.id))
+                self._workers[part.worker].commands.append(CancelPart(part.id))
                 if part.is_wanting:
                     part.is_wanting = False
                     self.num_in_flight += 1

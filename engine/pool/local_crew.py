@@ -29,7 +29,7 @@ class LocalCrew:
         # An epoll set, since several threads may wait in it at once; a poll object refuses that.
         self._epoll = select.epoll()
         self._epoll.register(self._loop.fileno(), select.EPOLLIN)
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._due_s = 0.0
         """When the loop must be looked at, whatever the sockets say."""
@@ -82,9 +82,9 @@ class LocalCrew:
                     os.eventfd_read(fd)
         self._waited_s.append(time.monotonic() - begun_s)
 
-    def wake(self) -> None:
+    def wake(self, num: int) -> None:
         """Ends a `wait` of another thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        os.eventfd_write(self._wake_fd, num)
 
     def progress(self, worker: int) -> int:
         """It cannot hang without its caller hanging."""

@@ -162,13 +162,14 @@ class Pool:
             more, is_last = _pull(wanted, num)
             with self._lock, self._unbroken(core):
                 self._check_use(core)
+                self._close_over(core)
                 core.offer(run, more)
                 run.is_exhausted |= is_last
                 has_moved = core.move()
                 item = core.take(run)
                 if item is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
                     if self._num_waiting:
-                        core.wake()
+                        core.wake(max(self._num_waiting, 1))
                     if item is not None:
                         return item
                     continue
@@ -222,18 +223,20 @@ class Pool:
                 self._waited_until_s = now_s
 
     def _close_runs(self, core: Core) -> None:
-        """Closes the runs that are over, now if the lock is free; otherwise whoever has it is not far from the next look."""
+        """Closes the runs that are over, now if the lock is free; otherwise whoever works next does."""
         if not self._lock.acquire(blocking=False):
             return
         try:
-            while self._over:
-                run = self._over.popleft()
-                if self._core is core:
-                    with self._unbroken(core):
-                        core.scheduler.close_run(run)
-                        core.move()
+            if self._core is core and self._finalizer.alive:
+                with self._unbroken(core):
+                    self._close_over(core)
+                    core.move()
         finally:
             self._lock.release()
+
+    def _close_over(self, core: Core) -> None:
+        while self._over:
+            core.scheduler.close_run(self._over.popleft())
 
     @property
     def started_s(self) -> float | None:
@@ -243,9 +246,11 @@ class Pool:
     def stats(self) -> dict[str, Any]:
         """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
         core = self._current()
-        with self._lock:
+        with self._lock, self._unbroken(core):
+            self._check_use(core)
+            self._close_over(core)
             if core.move() and self._num_waiting:
-                core.wake()
+                core.wake(max(self._num_waiting, 1))
             slots = core.arena.slots
             return {
                 "objects": core.scheduler.num_delivered,
@@ -268,7 +273,7 @@ class Pool:
             deadline_s = time.monotonic() + 2 * _WAIT_S
             # What a thread waits on is not closed under it: its descriptors may be another file's a moment later.
             while core is not None and self._num_waiting and time.monotonic() < deadline_s:
-                core.wake()
+                core.wake(max(self._num_waiting, 1))
                 self._has_left.wait(0.01)
             self._finalizer()
         _pools.discard(self)

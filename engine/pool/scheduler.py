@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import InternalError, ObjectChangedError, S3dlioError, TruncatedBodyError, rebuild_error
 from .grants import Grants
 from .items import Item, ItemState, Part, Run, Worker
-from .messages import Event, PartCancelled, PartFailed, PartFetched, SpaceWanted
+from .messages import Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
 
 if TYPE_CHECKING:
     from ..memory.slots import Slots
@@ -50,12 +50,11 @@ class Scheduler(Grants):
         """Adds the next item of a run."""
         seq = run.num_offered
         run.num_offered = seq + 1
-        run.pending.append(Item(run, seq, uri, store, key, size, version))
+        run.pending.append(Item(run, seq, uri, store, key, size, version, size))
 
     def offer_failed(self, run: Run, uri: str, error: S3dlioError) -> None:
         """Adds an item that failed before it could be asked for: its URI means nothing."""
-        item = Item(run, run.num_offered, uri, -1, "", None, None)
-        item.error = error
+        item = Item(run, run.num_offered, uri, -1, "", None, None, None, error=error)
         run.num_offered += 1
         run.num_granted += 1
         self._done(item, ItemState.FAILED)
@@ -90,7 +89,7 @@ class Scheduler(Grants):
 
     def close_run(self, run: Run) -> None:
         """Drops what a run has not delivered; its slots are free as soon as nobody writes them."""
-        if run.is_closed:
+        if run.is_closed or run not in self._runs:
             return
         run.is_closed = run.is_exhausted = True
         self._runs.remove(run)
@@ -140,7 +139,6 @@ class Scheduler(Grants):
             The URIs that it had begun or was to fetch.
         """
         self._workers.pop(index, None)
-        self._commands.pop(index, None)
         lost = [part for part in self._parts.values() if part.worker == index]
         for part in lost:
             self._end_part(part)
@@ -157,17 +155,18 @@ class Scheduler(Grants):
     def handle(self, worker: int, events: Iterable[Event]) -> None:
         """Takes a batch of a worker's events, in order."""
         for event in events:
-            part = self._parts.get(getattr(event, "part", -1))
+            if isinstance(event, WorkerStarted):
+                continue
+            part = self._parts.get(event.part)
             if part is None or part.worker != worker:
                 continue
-            kind = type(event)
-            if kind is PartFetched:
-                self._on_fetched(part, event)  # type: ignore[arg-type]
-            elif kind is SpaceWanted:
-                self._on_space_wanted(part, event)  # type: ignore[arg-type]
-            elif kind is PartFailed:
-                self._on_failed(part, rebuild_error(event.error))  # type: ignore[union-attr]
-            elif kind is PartCancelled:
+            if isinstance(event, PartFetched):
+                self._on_fetched(part, event)
+            elif isinstance(event, SpaceWanted):
+                self._on_space_wanted(part, event)
+            elif isinstance(event, PartFailed):
+                self._on_failed(part, rebuild_error(event.error))
+            else:
                 self._on_cancelled(part)
 
     def _on_fetched(self, part: Part, event: PartFetched) -> None:

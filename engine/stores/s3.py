@@ -34,6 +34,8 @@ class S3Store:
 
     def stat(self, run: Runner, key: str) -> ObjectInfo:
         """As `Store.stat`, by HEAD."""
+        if not key:
+            raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
         fetch = run(self._exchange("HEAD", key))
         assert fetch.reply is not None
         return _info(self.root + key, fetch.reply)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..errors import ConfigurationError, S3dlioError
+from ..errors import ConfigurationError, NotFoundError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.request import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_key, encode_query
@@ -28,6 +28,8 @@ class S3Wire:
 
     def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
+        if not key:
+            raise NotFoundError("a bucket is no object: the URI has no key")
         # Before anything is signed: a traceback with locals would show the signature.
         if version is not None and not version.isprintable():
             raise ConfigurationError("a version must be printable text")

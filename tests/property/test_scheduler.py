@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -392,7 +393,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             enough = 1 if (offer.size, offer.version) != (None, None) else 2
             assert self.objects[offer.key].num_changes - offer.changes_before >= enough
         else:
-            assert isinstance(error, tuple(FAULTS) + (NotFoundError,)), repr(error)
+            assert isinstance(error, (*FAULTS, NotFoundError)), repr(error)
             assert self.faults[offer.key] > offer.faults_before
 
     def is_stuck(self, consumer: Consumer) -> bool:
@@ -440,5 +441,6 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.what_is_held_stays_as_it_is()
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(max_examples=int(__import__("os").environ.get("N","200")), stateful_step_count=60, deadline=None, database=None, phases=[__import__("hypothesis").Phase.generate])
+@pytest.mark.timeout(600)  # hypothesis takes up to five minutes to make a failing example small
+class TestScheduler(SchedulerMachine.TestCase):  # type: ignore[misc, name-defined]
+    settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

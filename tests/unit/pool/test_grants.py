@@ -249,6 +249,16 @@ def test_a_worker_that_dies_with_a_part_that_waits_leaves_the_object_to_others_w
     assert desk.take_keys(run) == ["a"]
 
 
+def test_i3_a_whole_object_that_was_supplied_and_lost_may_come_in_another_version() -> None:
+    desk = Desk(split_above_pages=1000)
+    desk.run("a")
+    desk.drain()
+    desk.wants(0, 1, 40, "v1")
+    desk.drain()
+    desk.scheduler.worker_died(0)
+    assert desk.drain() == {1: [FetchPart(2, 0, "a", 0, None, None, None, 64 * PAGE, 40 * PAGE)]}
+
+
 def test_a_closed_run_cancels_a_part_that_waits_and_supplies_it_no_more() -> None:
     desk = Desk(50, split_above_pages=1000, jobs=4)
     run = desk.run("a")
@@ -326,6 +336,31 @@ def test_objects_that_nobody_takes_make_way_for_a_consumer_who_waits_and_come_ag
     desk.fetched(0, 5, 3)
     desk.fetched(1, 6, 3)
     assert desk.take_keys(idle) == list("abc")
+
+
+def test_m4_a_guess_takes_what_others_have_ready_before_it_gives_up() -> None:
+    desk = Desk(GUESS, split_above_pages=1000)
+    idle = desk.run(*"ab", pages=GUESS // 2)
+    desk.drain()
+    desk.fetched(0, 1, GUESS // 2)
+    desk.fetched(1, 2, GUESS // 2)
+    desk.take(idle)
+    eager = desk.run("x")
+    assert desk.drain() == {}
+    desk.scheduler.deepen(eager)
+    assert not desk.scheduler.is_stuck(eager)
+    assert [(command.key, command.nbytes) for command in desk.fetches()] == [("x", GUESS // 2 * PAGE)]
+
+
+def test_an_empty_object_needs_its_page_from_others_too() -> None:
+    desk = Desk(4)
+    desk.run("a", pages=4)
+    desk.drain()
+    desk.fetched(0, 1, 4)
+    eager = desk.run("x", pages=0)
+    desk.drain()
+    desk.scheduler.deepen(eager)
+    assert [command.key for command in desk.fetches()] == ["x"]
 
 
 def test_objects_of_others_stay_where_taking_them_would_not_help() -> None:
