@@ -141,7 +141,7 @@ class Grants(Ledger):
             return True
         end = part.end
         assert end is not None
-        if end > self._split_above_bytes and self._has_idle_connections(run):
+        if part.version is not None and self._may_split(end, item):
             part.end = min(self._part_bytes, end)
             self._add_parts(item, part.end, end, part.version)
         # No more room than it may write: the rest of the slot is for other parts, perhaps in other workers.
@@ -213,15 +213,18 @@ class Grants(Ledger):
         item.num_parts = item.num_unfinished = 1
         size = item.size
         part = Part(item, 0, size, item.version)
-        if size is not None and size > self._split_above_bytes and self._has_idle_connections(item.run):
+        if size is not None and self._may_split(size, item):
             part.end = min(self._part_bytes, size)
             self._add_parts(item, part.end, size, item.version)
         self._send(part, worker)
         if item.num_parts > 1:
             self._send_unsent()
 
-    def _has_idle_connections(self, run: Run) -> bool:
-        return self.num_in_flight + len(run.pending) < len(self._workers) * self._jobs
+    def _may_split(self, size: int, item: Item) -> bool:
+        """Whether an object is large, connections would be idle otherwise, and its parts can be told to be of one version."""
+        if size <= self._split_above_bytes or item.has_no_version:
+            return False
+        return self.num_in_flight + len(item.run.pending) < len(self._workers) * self._jobs
 
     def _add_parts(self, item: Item, begin: int, end: int, version: str | None) -> None:
         for start in range(begin, end, self._part_bytes):

@@ -91,6 +91,8 @@ class Item(msgspec.Struct, eq=False):
     """Whether the slot is being taken back, for an item in front."""
     was_restarted: bool = False
     """Whether it began again because the object changed between two parts."""
+    has_no_version: bool = False
+    """Whether a part of it came without a version: then it is read whole or not at all."""
     elapsed_s: float = 0.0
     """How long its slowest part took."""
     worker: int = -1

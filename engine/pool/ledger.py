@@ -179,6 +179,6 @@ class Ledger:
 
 
 def _may_begin_again(item: Item) -> bool:
-    """Whether a read that met a change may start over: once, where the caller asked for no version in particular."""
-    is_unpinned = item.size is None and item.version is None
-    return isinstance(item.error, ObjectChangedError) and item.num_parts > 1 and is_unpinned and not item.was_restarted
+    """Whether a read in parts that met a change may start over, whole: once, where the caller asked for no version in particular."""
+    is_change = isinstance(item.error, ObjectChangedError) and item.num_parts > 1
+    return is_change and item.version is None and not item.was_restarted

@@ -185,11 +185,12 @@ class Scheduler(Grants):
         self._finish_part(item)
 
     def _check_part(self, item: Item, part: Part, event: PartFetched) -> None:
-        """Parts of one object must be as long as they are wide, and of one version, also where nobody pinned it."""
+        """Parts of one object must be as long as they are wide, and of one version, which each of them must name."""
         assert part.end is not None
         if item.seen_version is None:
             item.seen_version = event.version
-        is_same_version = event.version is None or event.version == item.seen_version
+        item.has_no_version |= event.version is None
+        is_same_version = event.version is not None and event.version == item.seen_version
         if not is_same_version or event.received != part.end - part.start:
             self._fail(item, ObjectChangedError("the object changed while its parts were read", uri=item.uri))
 

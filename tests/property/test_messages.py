@@ -130,7 +130,7 @@ def test_s1_a_truncated_batch_is_always_a_decode_error(batch: list[Any], data: s
 @pytest.mark.parametrize("depth", [1000, 100_000])
 def test_s1_nesting_without_end_does_not_exhaust_the_stack(depth: int) -> None:
     for decode in (decode_commands, decode_events, decode_welcome):
-        with pytest.raises((msgspec.DecodeError, RecursionError)):
+        with pytest.raises(msgspec.DecodeError):
             decode(b"\x91" * depth)
 
 

@@ -98,7 +98,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.cap_bytes = cap_pages * PAGE
         self.jobs = jobs
         self.memory = ModelMemory()
-        self.objects = {key: ModelObject(size) for key, size in zip(KEYS, object_sizes, strict=True)}
+        self.objects = {key: ModelObject(size, key != KEYS[-1]) for key, size in zip(KEYS, object_sizes, strict=True)}
         self.slots = Slots(self.memory, first=PAGE, size=1 << 30, cap_bytes=self.cap_bytes)
         self.scheduler = Scheduler(
             self.slots, jobs=jobs, depth=jobs + spare, part_bytes=part_bytes, split_above_bytes=SPLIT_ABOVE_BYTES
@@ -134,7 +134,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for key in keys:
             found = self.objects[key]
             size = found.size if knows in ("size", "both") else None
-            version = found.version if knows in ("version", "both") else None
+            version = found.told_version if knows in ("version", "both") else None
             offer = Offer(key, size, version, found.num_changes, faults_before=self.faults[key])
             consumer.offers.append(offer)
             self.scheduler.offer(consumer.run, f"s3://b/{key}", 0, key, size, version)

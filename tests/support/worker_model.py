@@ -57,9 +57,15 @@ class ModelMemory:
 @dataclass
 class ModelObject:
     size: int
+    names_version: bool = True
+    """Whether its store tells versions at all."""
     num_changes: int = 0
     largest: int = 0
     """The largest size that it ever had."""
+
+    @property
+    def told_version(self) -> str | None:
+        return self.version if self.names_version else None
 
     def __post_init__(self) -> None:
         self.largest = self.size
@@ -150,11 +156,11 @@ class ModelWorker:
         if end - command.start > request.nbytes:
             request.end = end
             request.is_wanting = True
-            self.outbox.append(SpaceWanted(command.part, end, found.size, found.version))
+            self.outbox.append(SpaceWanted(command.part, end, found.size, found.told_version))
             return
         self.memory.write(request.offset, command.key, found.version, command.start, end)
         del self.requests[command.part]
-        self.outbox.append(PartFetched(command.part, end - command.start, found.size, found.version, 0.01))
+        self.outbox.append(PartFetched(command.part, end - command.start, found.size, found.told_version, 0.01))
 
     def scribble(self, request: Request) -> None:
         """Writes half of what may be written: the part is not over yet."""

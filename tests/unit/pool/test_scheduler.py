@@ -324,7 +324,26 @@ def test_i3_parts_of_two_versions_are_never_one_object() -> None:
     desk.fetched(1, 2, 4, of=10, version="v2")
     assert desk.drain() == {0: [CancelPart(3)]}
     desk.cancelled(0, 3)
+    again = desk.fetches()
+    assert [command.part for command in again] == [4, 5, 6]
+    desk.fetched(0, 4, 4, of=10, version="v2")
+    desk.fetched(1, 5, 4, of=10, version="v3")
+    desk.cancelled(0, 6)
     assert isinstance(desk.take(run).error, ObjectChangedError)
+
+
+def test_i3_parts_without_a_version_may_be_of_two_so_such_an_object_is_read_whole() -> None:
+    desk = Desk()
+    run = desk.run("a", pages=10)
+    assert len(desk.fetches()) == 3
+    for worker, part, pages in ((0, 1, 4), (1, 2, 4), (0, 3, 2)):
+        desk.scheduler.handle(worker, [PartFetched(part, pages * PAGE, 10 * PAGE, None, 0.1)])
+    desk.cancelled(0, 3)
+    desk.cancelled(1, 2)
+    (whole,) = [command for command in desk.drain()[0] if isinstance(command, FetchPart)]
+    assert (whole.start, whole.end, whole.nbytes) == (0, None, 10 * PAGE)
+    desk.scheduler.handle(0, [PartFetched(whole.part, 10 * PAGE, 10 * PAGE, None, 0.1)])
+    assert desk.take_keys(run) == ["a"]
 
 
 def test_the_depth_doubles_when_the_consumer_waits_and_a_worker_has_run_dry() -> None:
