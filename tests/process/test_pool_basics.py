@@ -106,6 +106,8 @@ def test_mixed_sizes_from_nothing_to_40_mib(bucket: Bucket, procs: int, is_size_
         assert Counter(bucket.check(pool.fetch(wanted, ordered=False))) == Counter(uris)
         assert pool.stats()["bytes"] == 2 * sum(sizes)
         assert pool.stats()["objects"] == 2 * len(sizes)
+        # Alone, so that connections are idle whatever came first above.
+        assert bucket.check(pool.fetch(wanted[10:11])) == uris[10:11]
     ranges = {request.headers["range"] for request in bucket.server.requests_of("/bucket/10-41943040") if "range" in request.headers}
     # A plain GET that is cut after the first part has no Range header; the others have.
     assert len(ranges) >= 4, "an object of 40 MiB, with connections idle, is read in parts"

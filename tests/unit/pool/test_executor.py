@@ -157,7 +157,8 @@ def test_an_object_that_is_split_now_keeps_its_first_part_and_no_more(bench: Ben
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [({"key": "none"}, "NotFoundError"), ({"version": "old"}, "ObjectChangedError"), ({"size": 5}, "ObjectChangedError")]
+    ("change", "name"),
+    [({"key": "none"}, "NotFoundError"), ({"version": "old"}, "ObjectChangedError"), ({"size": 5}, "ObjectChangedError")],
 )
 def test_a_failure_is_reported_with_its_uri(bench: Bench, store: int, change: dict[str, object], name: str) -> None:
     bench.do(fetch(store, **change))  # type: ignore[arg-type]
