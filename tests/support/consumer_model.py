@@ -1,0 +1,152 @@
+"""A model of the consumers of a pool, for tests of the scheduler: what they asked for, what came, and whether it is what they asked for.
+
+Owns: the judgement. Every object once, in order, of one version, with its own bytes, which stay as they are while a view is held; every
+error with a reason outside the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from s3dlio.engine.errors import ObjectChangedError, ObjectTooLargeError, S3dlioError
+from s3dlio.engine.memory.slots import Slot
+from s3dlio.engine.pool.items import Item, ItemState, Run
+from s3dlio.engine.pool.scheduler import Scheduler
+
+from .worker_model import PAGE, ModelMemory, ModelObject
+
+
+@dataclass
+class Offer:
+    """What a consumer asked for, and what had happened until then."""
+
+    key: str
+    size: int | None
+    version: str | None
+    num_changes_before: int
+    num_faults_before: int
+    error: S3dlioError | None = None
+    """Why it can never come."""
+
+
+@dataclass(eq=False)
+class Held:
+    """A view that somebody reads."""
+
+    slot: Slot
+    nbytes: int
+    content: object
+
+
+@dataclass
+class World:
+    """What consumers and workers share: objects, memory, views, and the faults that were injected into requests."""
+
+    scheduler: Scheduler
+    memory: ModelMemory
+    objects: dict[str, ModelObject]
+    cap_bytes: int
+    held: list[Held] = field(default_factory=list)
+    released: deque[Slot] = field(default_factory=deque)
+    """Slots whose views are gone and which the coordinator has not collected yet."""
+    num_faults: dict[str, int] = field(default_factory=dict)
+
+    def release(self, position: int) -> None:
+        """Lets go of a view."""
+        self.released.append(self.held.pop(position).slot)
+
+    def release_all(self) -> None:
+        while self.held:
+            self.release(0)
+
+    def check_views(self) -> None:
+        """What is held stays as it is."""
+        for held in self.held:
+            assert self.memory.read(held.slot.start, held.nbytes) == held.content
+
+
+@dataclass(eq=False)
+class ModelConsumer:
+    """One run, and what came out of it."""
+
+    world: World
+    run: Run
+    offers: list[Offer] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+
+    @property
+    def has_work(self) -> bool:
+        return len(self.taken) < len(self.offers)
+
+    def offer(self, key: str, knows: str) -> None:
+        """Asks for an object, with its size or version as they are now, or without."""
+        world = self.world
+        found = world.objects[key]
+        size = found.size if knows in ("size", "both") else None
+        version = found.told_version if knows in ("version", "both") else None
+        self.offers.append(Offer(key, size, version, found.num_changes, world.num_faults.get(key, 0)))
+        world.scheduler.offer(self.run, f"s3://b/{key}", 0, key, size, version)
+
+    def offer_failed(self, error: S3dlioError) -> None:
+        self.offers.append(Offer("", None, None, 0, 0, error))
+        self.world.scheduler.offer_failed(self.run, "nonsense", error)
+
+    def take(self) -> bool:
+        """Takes the next object, checks it and holds its view; returns whether there was one."""
+        item = self.world.scheduler.take(self.run)
+        if item is None:
+            return False
+        assert item.seq not in self.taken
+        assert not self.run.is_ordered or item.seq == len(self.taken)
+        self.taken.append(item.seq)
+        if item.error is None:
+            self._check_bytes(self.offers[item.seq], item)
+        else:
+            assert item.slot is None
+            self._check_error(self.offers[item.seq], item.error)
+        return True
+
+    def is_stuck(self) -> bool:
+        """Whether the scheduler says so; and whether that is the truth. Asked right after the coordinator has pumped."""
+        world = self.world
+        world.scheduler.deepen(self.run)
+        if not world.scheduler.is_stuck(self.run):
+            return False
+        # Slots are granted in sequence order, so it is the first that must be the one with no room.
+        first = next(offer for seq, offer in enumerate(self.offers) if seq not in self.taken)
+        held_bytes = sum(held.slot.nbytes for held in world.held)
+        assert held_bytes + _in_pages(world.objects[first.key].largest) > world.cap_bytes, "the next object would fit"
+        return True
+
+    def _check_bytes(self, offer: Offer, item: Item) -> None:
+        assert item.slot is not None
+        assert item.state is ItemState.DELIVERED
+        assert item.nbytes <= item.slot.nbytes
+        assert offer.size in (None, item.nbytes)
+        content = self.world.memory.read(item.slot.start, item.nbytes)
+        if content:
+            assert content[0] is not None
+            version = content[0][1]
+            assert content == [(offer.key, version, page) for page in range(len(content))], "wrong bytes"
+            assert offer.version in (None, version)
+        self.world.held.append(Held(item.slot, item.nbytes, content))
+
+    def _check_error(self, offer: Offer, error: S3dlioError) -> None:
+        if offer.error is not None:
+            assert error is offer.error
+            return
+        found = self.world.objects[offer.key]
+        if isinstance(error, ObjectTooLargeError):
+            assert _in_pages(found.largest) > self.world.cap_bytes
+        elif isinstance(error, ObjectChangedError):
+            # Who pinned nothing does not care for one change: the read begins again.
+            enough = 1 if (offer.size, offer.version) != (None, None) else 2
+            assert found.num_changes - offer.num_changes_before >= enough
+        else:
+            assert str(error) == "injected", repr(error)
+            assert self.world.num_faults[offer.key] > offer.num_faults_before
+
+
+def _in_pages(nbytes: int) -> int:
+    return max(1, -(-nbytes // PAGE)) * PAGE
