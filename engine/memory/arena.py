@@ -21,7 +21,7 @@ from .segment import HEADER_BYTES, Segment
 from .slots import Slot, Slots
 
 if TYPE_CHECKING:
-    from .view import BytesView
+    from .view import BytesView, Lease
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
 
@@ -42,9 +42,9 @@ class Arena:
         self.segment = Segment.create()
         size = self.segment.size - HEADER_BYTES
         self.slots = Slots(self.segment, first=HEADER_BYTES, size=size, cap_bytes=cap_bytes or default_memory_bytes())
-        self.released: deque[tuple[Slot, int]] = deque()
-        self._leased: set[Slot] = set()
-        self._lease_view: Callable[..., BytesView] | None = None
+        self.released: deque[Lease] = deque()
+        self._leased: dict[Slot, Lease] = {}
+        self._lease_view: Callable[..., tuple[BytesView, Lease]] | None = None
         self._poison = poison
         _arenas.add(self)
 
@@ -64,14 +64,14 @@ class Arena:
 
     def lease(self, slot: Slot, nbytes: int) -> BytesView:
         """Returns the view of the first `nbytes` of a granted slot; the slot comes back when nothing of it is left."""
-        self._leased.add(slot)
         make = self._lease_view
         if make is None:
             # numpy, 100 ms: a run that looks at no view (`mp_get`) never pays for it.
             from .view import lease_view
 
             make = self._lease_view = lease_view
-        return make(self.segment, slot, 0, nbytes, self.released)
+        view, self._leased[slot] = make(self.segment.buffer, slot, 0, nbytes, self.released)
+        return view
 
     def free(self, slot: Slot) -> None:
         """Takes back a slot that was granted and never leased."""
@@ -85,9 +85,9 @@ class Arena:
         released = self.released
         num = 0
         while released:
-            slot, generation = released.popleft()
-            if slot.generation == generation and slot in self._leased:
-                self._leased.remove(slot)
+            lease = released.popleft()
+            slot = lease.slot
+            if slot.generation == lease.generation and self._leased.pop(slot, None) is not None:
                 self.free(slot)
                 num += 1
         return num

@@ -18,7 +18,6 @@ Rules, each with its reason:
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import os
 import sys
@@ -109,13 +108,6 @@ class Segment:
         except BaseException:
             os.close(fd)
             raise
-
-    @functools.cached_property
-    def address(self) -> int:
-        """Where the mapping begins in this process, as a number. Workers never ask, and so never import ctypes (4 ms)."""
-        import ctypes
-
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
 
     def reserve(self, start: int, end: int) -> None:
         """Makes the kernel commit the pages of `[start, end)`; those that are committed already cost little and keep their bytes.

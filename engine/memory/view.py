@@ -1,12 +1,13 @@
 """Views of slots: numpy arrays that keep their slot until the last thing derived from them is gone.
 
-Owns `Lease` and `BytesView`. It knows nothing of who grants or frees; a lease that dies only says so.
+Owns `Lease` and `BytesView`. It knows nothing of who grants or frees; a lease that ends only says so.
 
-Why a lease with `__array_interface__`, and not an array over the mapping with the lease as an attribute: numpy collapses a chain of
-`.base` down to the object that owns the memory. If that were the mapping, `np.frombuffer(view)`, `np.asarray(view)` and
-`torch.from_numpy` would keep the mapping and lose the attribute, and would silently read the next object once the slot is granted
-again. With the lease as the owner, every memoryview, array, tensor, DLPack capsule and JAX array holds it. So does a 0-dim tensor cut
-out of a view: one kept number keeps a whole slot. (All tried, with numpy, torch, JAX and TensorFlow.)
+A view is an array over a `memoryview` of the whole mapping, and the lease is a weak reference to the view. Why that is enough: numpy
+collapses a chain of `.base` only as long as the bases have the type of the new array, and a memoryview has the type of none. So every
+array, memoryview, tensor, DLPack capsule and JAX array that is made from a view holds the view itself, and so does a 0-dim tensor cut
+out of it: one kept number keeps a whole slot. (All tried, with numpy, torch, JAX and TensorFlow.) Were the base an array over the
+mapping, `np.frombuffer(view)`, `np.asarray(view)` and `torch.from_numpy` would hold that array and lose the view, and would silently
+read the next object once the slot is granted again.
 
 A view is writable, since its slot is the consumer's alone, and since torch warns about read-only memory. After a fork, parent and
 child see the same memory: a child should copy what it wants to change.
@@ -19,69 +20,53 @@ import numbers
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
+from weakref import ref
 
 import numpy as np
 
 from .slots import Slot
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
-Released: TypeAlias = deque[tuple[Slot, int]]
 
-_asarray = np.asarray
 _UINT8 = np.dtype(np.uint8)
 
 
-class Mapped(Protocol):
-    """What a view needs of a segment."""
-
-    @property
-    def address(self) -> int:
-        """Where the mapping begins."""
-
-
-class Lease:
-    """The right to read one grant of a slot; owner of the memory in numpy's eyes.
+class Lease(ref["BytesView"]):
+    """The right to read one grant of a slot. Whoever asked for it keeps it: a weak reference that is gone calls nobody.
 
     Its end may come anywhere, in any thread, also while the coordinator is changing the very structures that free a slot. So it only
-    appends to a deque, which is atomic; the coordinator empties the deque when it is ready. In a forked child the deque is the
-    child's own copy, which nobody reads.
+    appends itself to a deque, which is atomic, and no line of Python runs for it; the coordinator empties the deque when it is ready.
+    In a forked child the deque is the child's own copy, which nobody reads.
     """
 
-    __slots__ = ("__array_interface__", "grant", "released", "segment")
+    __slots__ = ("generation", "slot")
 
-    def __init__(self, segment: Mapped, grant: tuple[Slot, int], interface: dict[str, object], released: Released) -> None:
-        self.segment = segment
-        """Keeps the mapping: memory without it would be a SIGSEGV."""
-        self.grant = grant
-        """The slot, and its generation when it was granted."""
-        self.__array_interface__ = interface
-        self.released = released
-
-    def __del__(self) -> None:
-        self.released.append(self.grant)
+    slot: Slot
+    generation: int
+    """Of the slot, when it was granted."""
 
 
-def lease_view(segment: Mapped, slot: Slot, offset: int, nbytes: int, released: Released) -> BytesView:
-    """Returns a view of `[offset, offset + nbytes)` of a granted slot.
+def lease_view(
+    buffer: builtins.memoryview, slot: Slot, offset: int, nbytes: int, released: deque[Lease]
+) -> tuple[BytesView, Lease]:
+    """Returns a view of `[offset, offset + nbytes)` of a granted slot, and its lease, to be kept until it ends.
 
-    When the last thing derived from it is gone, `(slot, generation)` is appended to `released`. Views of several parts of one slot
+    When the last thing derived from the view is gone, the lease is appended to `released`. Views of several parts of one slot
     announce their ends one by one. An empty view holds its slot as any other.
 
     Args:
-        segment: The mapping that the slot is a piece of.
+        buffer: The mapping that the slot is a piece of; the view keeps it, for memory without a mapping would be a SIGSEGV.
         slot: Granted; `offset + nbytes` is at most its `nbytes`.
         offset: Bytes from the beginning of the slot.
         nbytes: Length of the view; shape (nbytes,), uint8, contiguous, writable.
         released: Where the end of the lease is announced.
     """
-    interface = {
-        "data": (segment.address + slot.start + offset, False),
-        "shape": (nbytes,),
-        "typestr": "|u1",
-        "version": 3,
-    }
-    return _asarray(Lease(segment, (slot, slot.generation), interface, released)).view(BytesView)
+    view = BytesView((nbytes,), _UINT8, buffer, slot.start + offset)
+    lease = Lease(view, released.append)
+    lease.slot = slot
+    lease.generation = slot.generation
+    return view, lease
 
 
 def owned_view(data: bytes | bytearray) -> BytesView:

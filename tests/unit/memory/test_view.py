@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from s3dlio.engine.memory.limits import PAGE_BYTES
 from s3dlio.engine.memory.segment import HEADER_BYTES, Segment
 from s3dlio.engine.memory.slots import Slot, Slots
-from s3dlio.engine.memory.view import BytesView, lease_view, owned_view
+from s3dlio.engine.memory.view import BytesView, Lease, lease_view, owned_view
 
 DERIVED: dict[str, Callable[[Any], Any]] = {
     "memoryview": memoryview,
@@ -44,17 +44,23 @@ class Bench:
     def __init__(self) -> None:
         self.segment = Segment.create(1 << 24)
         self.slots = Slots(self.segment, first=HEADER_BYTES, size=(1 << 24) - HEADER_BYTES, cap_bytes=1 << 20)
-        self.released: deque[tuple[Slot, int]] = deque()
+        self.released: deque[Lease] = deque()
+        self.leases: list[Lease] = []
 
     def view(self, content: bytes) -> BytesView:
         slot = self.slots.allocate(len(content))
         assert slot is not None
         self.segment.buffer[slot.start : slot.start + len(content)] = content
-        return lease_view(self.segment, slot, 0, len(content), self.released)
+        return self.lease(slot, 0, len(content))
+
+    def lease(self, slot: Slot, offset: int, nbytes: int) -> BytesView:
+        view, lease = lease_view(self.segment.buffer, slot, offset, nbytes, self.released)
+        self.leases.append(lease)
+        return view
 
     def close(self) -> None:
         self.segment.close()
-        del self.segment, self.slots, self.released
+        del self.segment, self.slots, self.released, self.leases
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def test_a_view_is_a_writable_contiguous_array_over_the_slot_itself(bench: Bench
     slot = bench.slots.allocate(5)
     assert slot is not None
     bench.segment.buffer[slot.start : slot.start + 5] = b"hello"
-    view = lease_view(bench.segment, slot, 0, 5, bench.released)
+    view = bench.lease(slot, 0, 5)
     assert (view.dtype, view.shape, view.flags.writeable, view.flags.c_contiguous) == (np.uint8, (5,), True, True)
     view[0] = ord("j")
     assert bytes(view) == bytes(bench.segment.buffer[slot.start : slot.start + 5]) == b"jello"
@@ -78,7 +84,7 @@ def test_a_view_may_begin_anywhere_in_its_slot(bench: Bench) -> None:
     slot = bench.slots.allocate(100)
     assert slot is not None
     bench.segment.buffer[slot.start : slot.start + 100] = bytes(range(100))
-    parts = [lease_view(bench.segment, slot, at, 10, bench.released) for at in (0, 50, 90)]
+    parts = [bench.lease(slot, at, 10) for at in (0, 50, 90)]
     assert [bytes(part) for part in parts] == [bytes(range(at, at + 10)) for at in (0, 50, 90)]
 
 
@@ -98,10 +104,10 @@ def test_m4_the_end_of_a_lease_says_which_grant_of_the_slot_it_was(bench: Bench)
     for _ in range(3):
         view = bench.view(b"x")
         del view
-        slot, generation = bench.released.popleft()
-        assert slot.generation == generation
-        seen.append(generation)
-        bench.slots.free(slot)
+        lease = bench.released.popleft()
+        assert lease.slot.generation == lease.generation
+        seen.append(lease.generation)
+        bench.slots.free(lease.slot)
     assert seen == sorted(set(seen))
 
 
@@ -131,7 +137,7 @@ def test_m4_a_lease_may_end_in_any_thread(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     assert len(bench.released) == 64
-    assert len({slot.start for slot, _ in bench.released}) == 64
+    assert len({lease.slot.start for lease in bench.released}) == 64
 
 
 def test_an_empty_view_holds_its_slot_as_any_other(bench: Bench) -> None:
@@ -332,7 +338,7 @@ slots = Slots(segment, first=HEADER_BYTES, size=segment.size - HEADER_BYTES, cap
 released = deque()
 slot = slots.allocate(4096)
 segment.buffer[slot.start:slot.start + 4096] = b"a" * 4096
-view = lease_view(segment, slot, 0, 4096, released)
+view, lease = lease_view(segment.buffer, slot, 0, 4096, released)
 slots.retire(slot)
 parent_done, tell = os.pipe()
 child = os.fork()
@@ -342,7 +348,7 @@ if child == 0:
     del view
     os._exit(0 if same and len(released) == 1 else 1)
 del view
-slots.free(released.popleft()[0])
+slots.free(released.popleft().slot)
 for _ in range(100):
     other = slots.allocate(8192)
     segment.buffer[other.start:other.start + 8192] = b"z" * 8192
