@@ -39,12 +39,12 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
         ProtocolError: Another range, or a head that contradicts itself.
     """
     length = head.length
-    is_plain = length is not None and head.status == 200 and not head.has_range
-    if is_plain and fetch.version is None and fetch.end is None and fetch.size is None and not (fetch.start or fetch.received):
+    is_plain = fetch.version is None and fetch.end is None and fetch.size is None and not (fetch.start or fetch.received)
+    if is_plain and length is not None and head.status == 200 and not head.has_range:
         # Nearly every answer: a whole object that nobody pinned and of which nothing came before. The rules below say the same of it.
         fetch.version = head.etag
         fetch.size = fetch.end = length
-        return BodyPlan(0, length or 0, 0)
+        return BodyPlan(0, length, 0)
     _check_version(fetch, head)
     spread = head.content_range()
     if spread is not None:

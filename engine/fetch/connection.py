@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import ConnectFailedError, UnsupportedError
 from .answer import AnswerReceiver, Phase
-from .request import Fetch, Origin
+from .origin import Address, Site
+from .request import Fetch
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -29,24 +29,24 @@ _BODY = Phase.BODY
 class Connection(AnswerReceiver):
     """A non-blocking socket with a request, or ready for one."""
 
-    __slots__ = ("_readable", "_unsent", "fd", "stamp_s")
+    __slots__ = ("_unsent", "fd", "stamp_s")
 
-    def __init__(
-        self, origin: Origin, address: tuple[int, tuple[object, ...]], grant: Callable[[Fetch], memoryview | None]
-    ) -> None:
-        """Begins to connect to `address` (family, socket address); `origin` is only its name.
+    def __init__(self, site: Site, address: Address, grant: Callable[[Fetch], memoryview | None]) -> None:
+        """Begins to connect to `address`, one of the site's.
 
         Args:
+            site: Where it belongs when it has no request.
+            address: Family and socket address.
             grant: Asked for memory when a body is longer than `fetch.out`; None from it parks the connection.
 
         Raises:
             ConnectFailedError: Refused at once, or no descriptor is left.
             UnsupportedError: The origin wants TLS.
         """
-        if origin.is_tls:
+        if site.origin.is_tls:
             # Never a signed request in the clear to somebody who asked for TLS.
             raise UnsupportedError("https:// endpoints have no lane in this version; use an http:// endpoint")
-        super().__init__(origin, grant)
+        super().__init__(site, grant)
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
         self._unsent: bytes | memoryview = b""
@@ -56,12 +56,10 @@ class Connection(AnswerReceiver):
             raise ConnectFailedError("no socket could be opened; raise `ulimit -n` or lower jobs", cause=str(error)) from None
         self.fd = self.sock.fileno()
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._readable = select.poll()
-        self._readable.register(self.fd, select.POLLIN)
         problem = self.sock.connect_ex(address[1])
         if problem not in (0, errno.EINPROGRESS):
             self.close()
-            raise ConnectFailedError(f"cannot connect to {self}", cause=os.strerror(problem))
+            raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
         self.phase = _CONNECTING if problem else _IDLE
 
     def start(self, fetch: Fetch) -> None:
@@ -85,14 +83,14 @@ class Connection(AnswerReceiver):
         if self.phase is _CONNECTING:
             problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if problem:
-                raise ConnectFailedError(f"cannot connect to {self}", cause=os.strerror(problem))
+                raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
             self.phase = _SENDING
         try:
             sent = self.sock.send(self._unsent)
         except BlockingIOError:
             return False
         except OSError as error:
-            raise ConnectFailedError(f"the connection to {self} broke", cause=str(error)) from None
+            raise ConnectFailedError(f"the connection to {self.site} broke", cause=str(error)) from None
         if sent < len(self._unsent):
             # A view, or a large body would be copied once per piece.
             self._unsent = memoryview(self._unsent)[sent:]
@@ -100,14 +98,6 @@ class Connection(AnswerReceiver):
         self._unsent = b""
         self.phase = _HEAD
         return True
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether a kept connection may carry the next request: it is open, and holds nothing that nobody asked for.
-
-        Without this look (0.5 µs), what a broken server sends behind a body would pass for the next object.
-        """
-        return not self._readable.poll(0)
 
     def hear_early(self) -> None:
         """The server answers before it has the whole request: the rest is not sent, and the connection serves no other."""
@@ -123,7 +113,7 @@ class Connection(AnswerReceiver):
     def patience(self, limits: Settings) -> tuple[str, float]:
         """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""
         if self.phase is _CONNECTING:
-            return f"{self} did not accept a connection", limits.connect_timeout_s
+            return f"{self.site} did not accept a connection", limits.connect_timeout_s
         if self.phase is _BODY:
-            return f"{self} sent nothing more of the body", limits.silence_timeout_s
-        return f"{self} did not answer", limits.first_byte_timeout_s
+            return f"{self.site} sent nothing more of the body", limits.silence_timeout_s
+        return f"{self.site} did not answer", limits.first_byte_timeout_s

@@ -1,6 +1,6 @@
 """Connections that are kept: opened as needed, used again last-in first-out, closed when they are old or too many.
 
-Owns the idle connections of one fetch loop and the addresses of its origins. It sends and receives nothing.
+Owns the sites of one fetch loop, with their idle connections and addresses. It sends and receives nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ from typing import Final
 
 from ..errors import ConnectFailedError
 from .connection import Connection
-from .request import Fetch, Origin
+from .origin import Address, Origin, Site
+from .request import Fetch
 
 _ADDRESS_TTL_S: Final = 60.0
-
-Address = tuple[int, tuple[object, ...]]
-"""Family and socket address."""
-
 
 class Connections:
     """The idle connections of a loop, all of them in its epoll set: a server that closes one is noticed."""
@@ -28,11 +25,8 @@ class Connections:
     def __init__(self, epoll: select.epoll, grant: Callable[[Fetch], memoryview | None]) -> None:
         self._epoll = epoll
         self._grant = grant
-        self._idle: dict[Origin, list[Connection]] = {}
-        """By origin, the warmest on the right."""
+        self._sites: dict[Origin, Site] = {}
         self._by_fd: dict[int, Connection] = {}
-        self._addresses: dict[Origin, tuple[float, deque[Address]]] = {}
-        """By origin: until when they hold, and the addresses, the next one to try on the left."""
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -43,16 +37,16 @@ class Connections:
         Raises:
             ConnectFailedError: The name is unknown, the connection is refused, or no descriptor is left.
         """
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
+        site = self._sites.get(origin)
+        if site is None:
+            site = self._sites[origin] = Site(origin)
+        if site.idle:
+            connection = site.idle.pop()
             del self._by_fd[connection.fd]
-            if connection.is_clean:
-                return connection
-            connection.close()
+            return connection
         while len(self._by_fd) > max_idle:
             self._drop(next(iter(self._by_fd.values())))
-        connection = Connection(origin, self._address(origin), self._grant)
+        connection = Connection(site, _address(site), self._grant)
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
 
@@ -60,16 +54,11 @@ class Connections:
         """Takes a connection back that has no request."""
         connection.stamp_s = now_s
         self._by_fd[connection.fd] = connection
-        idle = self._idle.get(connection.origin)
-        if idle is None:
-            idle = self._idle[connection.origin] = []
-        idle.append(connection)
+        connection.site.idle.append(connection)
 
-    def avoid(self, origin: Origin) -> None:
+    def avoid(self, site: Site) -> None:
         """Puts the address that was used last behind the others of the same name: it did not accept a connection."""
-        known = self._addresses.get(origin)
-        if known is not None:
-            known[1].rotate(-1)
+        site.addresses.rotate(-1)
 
     def on_event(self, fd: int) -> None:
         """An idle connection became readable: the server closed it, or sent what nobody asked for."""
@@ -87,22 +76,28 @@ class Connections:
         for connection in self._by_fd.values():
             connection.close()
         self._by_fd.clear()
-        self._idle.clear()
+        self._sites.clear()
 
     def _drop(self, connection: Connection) -> None:
         del self._by_fd[connection.fd]
-        self._idle[connection.origin].remove(connection)
+        connection.site.idle.remove(connection)
         connection.close()
 
-    def _address(self, origin: Origin) -> Address:
-        now_s = time.monotonic()
-        known = self._addresses.get(origin)
-        if known is not None and known[0] > now_s:
-            return known[1][0]
-        try:
-            found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-        addresses: deque[Address] = deque((int(family), address) for family, _, _, _, address in found)
-        self._addresses[origin] = (now_s + _ADDRESS_TTL_S, addresses)
-        return addresses[0]
+
+def _address(site: Site) -> Address:
+    """Returns the address to try next.
+
+    Raises:
+        ConnectFailedError: The name is unknown.
+    """
+    now_s = time.monotonic()
+    if site.addresses_until_s > now_s:
+        return site.addresses[0]
+    origin = site.origin
+    try:
+        found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
+    site.addresses = deque((int(family), address) for family, _, _, _, address in found)
+    site.addresses_until_s = now_s + _ADDRESS_TTL_S
+    return site.addresses[0]

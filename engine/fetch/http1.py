@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from ..errors import ProtocolError
@@ -41,84 +42,39 @@ class _Collector:
 _NOTHING: Final = _Nothing()
 
 
-class ResponseHead:
-    """The status and headers of one response.
+class ResponseHead(msgspec.Struct, gc=False):
+    """The status and headers of one response, as `parse_head` or a `HeadShape` found them."""
 
-    The parser checks every byte of the head. The few headers that each answer is asked for are then found in it by position, and all
-    of them are collected only if somebody wants them: eight callbacks per answer would cost as much as the request's signature.
-    """
-
-    __slots__ = ("_lower", "_raw", "has_range", "is_persistent", "length", "status")
-
-    def __init__(self, raw: bytes) -> None:
-        """Parses `raw`, which ends with the empty line.
-
-        Raises:
-            ProtocolError: Not a response head that RFC 9112 allows.
-        """
-        parser = HttpResponseParser(_NOTHING)
-        try:
-            parser.feed_data(raw)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
-        self.status: int = parser.get_status_code()
-        self._raw = raw
-        lower = self._lower = raw.lower()
-        self.length: int | None = None
-        begin = lower.find(b"\r\ncontent-length:")
-        if begin >= 0:
-            # The parser has seen to it that there are digits, and nothing but spaces around them.
-            self.length = int(lower[begin + 17 : lower.find(b"\r\n", begin + 17)])
-        self.has_range = b"\r\ncontent-range:" in lower
-        self.is_persistent = (raw.startswith(b"HTTP/1.1") and b"close" not in lower) or self._is_persistent()
-
-    def _find(self, needle: bytes) -> bytes | None:
-        """Returns the value of the first header that `needle` (a line end, a lowercase name and a colon) finds."""
-        lower = self._lower
-        begin = lower.find(needle)
-        if begin < 0:
-            return None
-        begin += len(needle)
-        return self._raw[begin : lower.find(b"\r\n", begin)].strip()
+    raw: bytes
+    """All of it, to the empty line."""
+    status: int
+    length: int | None
+    """Of the body, where the head says so."""
+    etag: str | None
+    """Without quotes, as versions are written. Source: RFC 9110 §8.8.3."""
+    has_range: bool
+    is_persistent: bool
+    """Whether the connection may be used again after this response."""
 
     def get(self, name: bytes) -> str | None:
         """Returns a header's value as text (latin-1, RFC 9110 §5.5), or None. `name` is in lowercase."""
-        value = self._find(b"\r\n" + name + b":")
+        value = _find(self.raw, self.raw.lower(), b"\r\n%b:" % name)
         return None if value is None else value.decode("latin-1")
 
     @property
     def headers(self) -> dict[bytes, bytes]:
         """All headers: lowercase names, raw values."""
         collector = _Collector()
-        HttpResponseParser(collector).feed_data(self._raw)
+        HttpResponseParser(collector).feed_data(self.raw)
         return collector.headers
-
-    def _is_persistent(self) -> bool:
-        """Whether the connection may be used again after this response. Source: RFC 9112 §9.3."""
-        is_http_1_0 = not self._raw.startswith(b"HTTP/1.1")
-        connection = self._find(b"\r\nconnection:")
-        if connection is None:
-            return not is_http_1_0
-        options = connection.lower()
-        return b"close" not in options and (not is_http_1_0 or b"keep-alive" in options)
 
     @property
     def is_chunked(self) -> bool:
         """Whether the body comes in chunks, and in no other coding: then its bytes would not be those of the object."""
-        coding = self._find(b"\r\ntransfer-encoding:")
+        lower = self.raw.lower()
+        coding = _find(self.raw, lower, b"\r\ntransfer-encoding:")
         # Named twice, it is a list of two codings.
-        return coding is not None and coding.lower() == b"chunked" and self._lower.count(b"\r\ntransfer-encoding:") == 1
-
-    @property
-    def etag(self) -> str | None:
-        """The ETag without quotes, as versions are written. Source: RFC 9110 §8.8.3."""
-        lower = self._lower
-        begin = lower.find(b'\r\netag: "')
-        if begin < 0:
-            value = self._find(b"\r\netag:")
-            return None if value is None else unquote_etag(value.decode("latin-1"))
-        end = lower.find(b"\r\n", begin + 9)
-        return self._raw[begin + 9 : end].rstrip(b' \t"').decode("latin-1")
+        return coding is not None and coding.lower() == b"chunked" and lower.count(b"\r\ntransfer-encoding:") == 1
 
     def content_range(self) -> tuple[int, int, int | None] | None:
         """Returns (start, end, total) of `Content-Range`, end exclusive, total None for `*`; None where the header is absent.
@@ -128,7 +84,7 @@ class ResponseHead:
         Raises:
             ProtocolError: The header makes no sense. Source: RFC 9110 §14.4.
         """
-        value = self._find(b"\r\ncontent-range:") if self.has_range else None
+        value = _find(self.raw, self.raw.lower(), b"\r\ncontent-range:") if self.has_range else None
         if value is None:
             return None
         match = _CONTENT_RANGE.fullmatch(value)
@@ -141,6 +97,54 @@ class ResponseHead:
         if end <= start or (total is not None and end > total):
             raise ProtocolError(f"Content-Range makes no sense: {value[:80]!r}")
         return start, end, total
+
+
+def parse_head(raw: bytes) -> ResponseHead:
+    """Returns the head that `raw` is; it ends with the empty line.
+
+    The parser checks every byte of it. The few headers that each answer is asked for are then found by position, and all of them are
+    collected only if somebody wants them: eight callbacks per answer would cost as much as the request's signature.
+
+    Raises:
+        ProtocolError: Not a response head that RFC 9112 allows.
+    """
+    parser = HttpResponseParser(_NOTHING)
+    try:
+        parser.feed_data(raw)
+    except (HttpParserError, HttpParserUpgrade) as error:
+        raise ProtocolError("the answer is not HTTP that was asked for", cause=f"{type(error).__name__}: {error}") from None
+    lower = raw.lower()
+    length = _find(raw, lower, b"\r\ncontent-length:")
+    etag = _find(raw, lower, b"\r\netag:")
+    is_persistent = (raw.startswith(b"HTTP/1.1") and b"close" not in lower) or _may_persist(raw, lower)
+    return ResponseHead(
+        raw,
+        parser.get_status_code(),
+        # The parser has seen to it that there are digits, and nothing but spaces around them.
+        None if length is None else int(length),
+        None if etag is None else unquote_etag(etag.decode("latin-1")),
+        b"\r\ncontent-range:" in lower,
+        is_persistent,
+    )
+
+
+def _find(raw: bytes, lower: bytes, needle: bytes) -> bytes | None:
+    """Returns the value of the first header that `needle` (a line end, a lowercase name and a colon) finds in `lower`."""
+    begin = lower.find(needle)
+    if begin < 0:
+        return None
+    begin += len(needle)
+    return raw[begin : raw.find(b"\r\n", begin)].strip(b" \t")
+
+
+def _may_persist(raw: bytes, lower: bytes) -> bool:
+    """Whether the connection may be used again after this response. Source: RFC 9112 §9.3."""
+    is_http_1_0 = not raw.startswith(b"HTTP/1.1")
+    connection = _find(raw, lower, b"\r\nconnection:")
+    if connection is None:
+        return not is_http_1_0
+    options = connection.lower()
+    return b"close" not in options and (not is_http_1_0 or b"keep-alive" in options)
 
 
 class ChunkedBody:

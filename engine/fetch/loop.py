@@ -87,12 +87,12 @@ class FetchLoop:
 
     def submit(self, fetch: Fetch) -> None:
         """Takes a request; it comes back from `poll`."""
-        if fetch.wire.is_local:
-            self._local.append(fetch)
-        elif self._queue or len(self._active) >= self.max_connections:
-            self._queue.append(fetch)
-        else:
-            self._begin(fetch)
+        (self._local if fetch.wire.is_local else self._queue).append(fetch)
+
+    def start(self) -> None:
+        """Sends what was submitted, as far as connections are free; for a driver that does not `poll` soon."""
+        if self._queue and len(self._active) < self.max_connections:
+            self._start_queued()
 
     def supply(self, fetch: Fetch, out: memoryview) -> None:
         """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
@@ -146,6 +146,8 @@ class FetchLoop:
         """
         if self._parking:
             self._mute_parked()
+        if self._queue:
+            self.start()
         away_s = time.monotonic() - self._now
         events = self._epoll.poll(self.wait_s(timeout_s))
         self._now = time.monotonic() - away_s
@@ -154,8 +156,13 @@ class FetchLoop:
             connection = active.get(fd)
             if connection is None:
                 self._on_other_event(fd)
-            elif connection.phase is _BODY or connection.phase is _HEAD:
-                self._advance(connection, connection.receive)
+            elif connection.phase is _HEAD or connection.phase is _BODY:
+                try:
+                    is_complete = connection.receive()
+                except S3dlioError as error:
+                    self._on_failure(connection, error)
+                else:
+                    self._follow_up(connection, is_complete)
             else:
                 self._on_writable(connection, mask)
         if self._local:
@@ -165,7 +172,7 @@ class FetchLoop:
         if self._now >= self._next_sweep:
             self._sweep()
         if self._queue:
-            self._start_queued()
+            self.start()
         finished, self._finished = self._finished, []
         return finished
 
@@ -200,18 +207,22 @@ class FetchLoop:
 
     # Starting.
 
+    def _start_queued(self) -> None:
+        """Sends the next requests, on connections that hold nothing which nobody asked for."""
+        # Without this look, what a broken server sends behind a body would pass for the next object.
+        for fd, _ in self._epoll.poll(0):
+            self._idle.on_event(fd)
+        while self._queue and len(self._active) < self.max_connections:
+            self._begin(self._queue.popleft())
+
     def _begin(self, fetch: Fetch) -> None:
+        fetch.begin(self._now + self.limits.deadline_s)
         try:
             connection = self._idle.take(fetch.wire.origin, self.max_connections - len(self._active))
         except S3dlioError as error:
-            fetch.begin(self._now + self.limits.deadline_s)
             self._retry(fetch, error)
             return
         self._active[connection.fd] = connection
-        self._start(connection, fetch)
-
-    def _start(self, connection: Connection, fetch: Fetch) -> None:
-        fetch.begin(self._now + self.limits.deadline_s)
         connection.stamp_s = self._now
         try:
             connection.start(fetch)
@@ -225,10 +236,6 @@ class FetchLoop:
         if connection.send():
             self._epoll.modify(connection.fd, _READ)
         return False
-
-    def _start_queued(self) -> None:
-        while self._queue and len(self._active) < self.max_connections:
-            self._begin(self._queue.popleft())
 
     def _read_local(self) -> None:
         """Reads one local object: between two, sockets and messages get their turn."""
@@ -254,26 +261,29 @@ class FetchLoop:
     # Moving, and what comes of it.
 
     def _advance(self, connection: Connection, step: Callable[[], bool]) -> None:
-        """Runs one step of a connection and follows it up: completed, wanting space, failed, or not yet."""
+        """Runs one step of a connection and follows it up."""
         try:
             is_complete = step()
         except S3dlioError as error:
             self._on_failure(connection, error)
-            return
+        else:
+            self._follow_up(connection, is_complete)
+
+    def _follow_up(self, connection: Connection, is_complete: bool) -> None:
+        """An answer is complete, wants space, or is still to come."""
         if is_complete:
-            self._on_complete(connection)
+            fetch = connection.fetch
+            assert fetch is not None
+            self._free(connection)
+            fetch.state = _DONE
+            fetch.finished_s = time.monotonic()
+            self._finished.append(fetch)
         elif connection.phase is _PARKED:
             self._parking.append(connection)
             assert connection.fetch is not None
             self._finished.append(connection.fetch)
         else:
             connection.stamp_s = self._now
-
-    def _on_complete(self, connection: Connection) -> None:
-        fetch = connection.fetch
-        assert fetch is not None
-        self._free(connection)
-        self._finish(fetch, _DONE)
 
     def _finish(self, fetch: Fetch, state: State) -> None:
         fetch.state = state
@@ -285,7 +295,7 @@ class FetchLoop:
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
         if connection.phase is Phase.CONNECTING:
-            self._idle.avoid(connection.origin)
+            self._idle.avoid(connection.site)
         if connection.phase is _IDLE:
             self._free(connection)
         else:

@@ -9,20 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ..errors import S3dlioError
     from .http1 import ResponseHead
-
-
-class Origin(NamedTuple):
-    """Where to connect."""
-
-    host: str
-    """Name or address, IPv6 without brackets."""
-    port: int
-    is_tls: bool = False
+    from .origin import Origin
 
 
 class State(IntEnum):
@@ -197,14 +189,6 @@ class Exchange(Fetch):
         self.method = method
         self.make = make
         self.max_body_bytes = max_body_bytes
-
-    def begin(self, deadline_s: float) -> None:
-        """Counts an attempt; the first one starts the clock."""
-        if not self.attempts:
-            self.begun_s = time.monotonic()
-            self.deadline_s = deadline_s
-        self.attempts += 1
-        self.state = _ACTIVE
 
     def build(self) -> bytes:
         return self.make()

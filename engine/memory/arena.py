@@ -45,7 +45,8 @@ class Arena:
         self.released: deque[Lease] = deque()
         self._leased: dict[Slot, Lease] = {}
         self._lease_view: Callable[..., tuple[BytesView, Lease]] | None = None
-        self._poison = poison
+        self.free: Callable[[Slot], None] = self._free_poisoned if poison else self.slots.free
+        """Takes back a slot that was granted, and is not leased."""
         _arenas.add(self)
 
     @property
@@ -73,21 +74,20 @@ class Arena:
         view, self._leased[slot] = make(self.segment.buffer, slot, 0, nbytes, self.released)
         return view
 
-    def free(self, slot: Slot) -> None:
-        """Takes back a slot that was granted and never leased."""
+    def _free_poisoned(self, slot: Slot) -> None:
         # A retired slot stays as it is: a forked child reads it.
-        if self._poison and slot.state != RETIRED:
+        if slot.state != RETIRED:
             self.segment.poison(slot.start, slot.start + slot.nbytes)
         self.slots.free(slot)
 
     def collect(self) -> int:
         """Takes back the slots of the leases that have ended; returns how many."""
-        released = self.released
+        released, leased = self.released, self._leased
         num = 0
         while released:
             lease = released.popleft()
             slot = lease.slot
-            if slot.generation == lease.generation and self._leased.pop(slot, None) is not None:
+            if slot.generation == lease.generation and leased.pop(slot, None) is not None:
                 self.free(slot)
                 num += 1
         return num

@@ -138,7 +138,13 @@ class Slots:
             self._warm[slot.order].append(slot)
             slot.state = FREE
         elif slot.state == BEYOND:
-            self._free_beyond(slot)
+            # The slot's bytes count from now on. What is too much goes back at once, from this slot: the warm blocks are the pool's.
+            self._beyond -= slot.nbytes
+            excess = self._reserved - self._beyond - self._retired - self._cap
+            if excess > 0:
+                self._cut(slot, excess)
+            slot.state = FREE
+            self._blocks.put(slot)
         elif slot.state == RETIRED:
             slot.state = GONE
         else:
@@ -280,15 +286,6 @@ class Slots:
             self._backing.reserve(start, end)
         slot.nbytes = need
         self._reserved += extra
-
-    def _free_beyond(self, slot: Slot) -> None:
-        # The slot's bytes count from now on. What is too much goes back at once, from this slot: the warm blocks are the pool's.
-        excess = self._reserved - (self._beyond - slot.nbytes) - self._retired - self._cap
-        self._beyond -= slot.nbytes
-        if excess > 0:
-            self._cut(slot, excess)
-        slot.state = FREE
-        self._blocks.put(slot)
 
     def _cut(self, slot: Slot, nbytes: int) -> None:
         """Gives the last `nbytes` of a slot's memory back to the kernel."""

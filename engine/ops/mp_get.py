@@ -82,13 +82,15 @@ def mp_get(
     # The workers start while this process imports what it needs to resolve credentials.
     pool = warm_pool(procs, jobs, memory_bytes)
     tally = _Tally(begun_s, progress)
-    for item, arena in pool.fetch_items(tally.counting(names), ordered=False):
-        # The slot first: whatever the caller's functions raise, it is in good hands.
-        if item.error is None and sink is None:
-            pool.release(item, arena)
-        elif item.error is None and sink is not None:
-            sink(item.uri, pool.lease(item, arena))
-        tally.add(item)
+    wanted = tally.counting(names)
+    if sink is None:
+        for items, _ in pool.fetch_and_free(wanted):
+            tally.add(items)
+    else:
+        for item, arena in pool.fetch_items(wanted, ordered=False):
+            if item.error is None:
+                sink(item.uri, pool.lease(item, arena))
+            tally.add([item])
     return tally.result(pool)
 
 
@@ -158,25 +160,26 @@ class _Tally:
             yield name
         self._is_complete = True
 
-    def add(self, item: Item) -> None:
-        """Counts one object."""
+    def add(self, items: list[Item]) -> None:
+        """Counts objects that are here, or have failed."""
         now_s = time.monotonic()
-        worker = self._workers.get(item.worker)
-        if worker is None:
-            worker = self._workers[item.worker] = [0, 0, 0]
-        if item.error is None:
-            if self._first_s is None:
-                self._first_s = now_s - self._begun_s
-            self._num_succeeded += 1
-            self._num_bytes += item.nbytes
-            self._latency.add(item.elapsed_s)
-            worker[0] += 1
-            worker[2] += item.nbytes
-        else:
-            self._num_failed += 1
-            worker[1] += 1
-            if len(self._errors) < _MAX_ERRORS:
-                self._errors.append({"uri": item.uri, "error": f"{type(item.error).__name__}: {item.error}"})
+        for item in items:
+            worker = self._workers.get(item.worker)
+            if worker is None:
+                worker = self._workers[item.worker] = [0, 0, 0]
+            if item.error is None:
+                worker[0] += 1
+                worker[2] += item.nbytes
+                self._num_bytes += item.nbytes
+                self._latency.add(item.elapsed_s)
+            else:
+                worker[1] += 1
+                self._num_failed += 1
+                if len(self._errors) < _MAX_ERRORS:
+                    self._errors.append({"uri": item.uri, "error": f"{type(item.error).__name__}: {item.error}"})
+        self._num_succeeded = sum(worker[0] for worker in self._workers.values())
+        if self._first_s is None and self._num_succeeded:
+            self._first_s = now_s - self._begun_s
         if self._progress is not None and now_s >= self._next_progress_s:
             self._next_progress_s = now_s + _PROGRESS_S
             self._tell(now_s)

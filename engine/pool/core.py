@@ -124,6 +124,16 @@ class Core:
             self._num_takes += 1
         return item
 
+    def take_and_free(self, run: Run) -> list[Item] | None:
+        """Returns what an unordered run has ready, its slots being free again; None if there is nothing."""
+        items = self.scheduler.take_all(run)
+        free = self.arena.free
+        for item in items:
+            if item.slot is not None:
+                free(item.slot)
+        self._num_takes += len(items)
+        return items or None
+
     def is_move_due(self, run: Run) -> bool:
         """Whether enough has been taken for the next batch of commands."""
         return self._num_takes >= min(_TAKES_PER_MOVE, 1 + (run.num_granted >> 2))

@@ -47,7 +47,7 @@ class Grants(Ledger):
         self._jobs = jobs
         self._part_bytes = part_bytes
         self._split_above_bytes = split_above_bytes
-        self._guess_bytes = _FIRST_GUESS_BYTES
+        self._guess_bytes = min(_FIRST_GUESS_BYTES, slots.cap_bytes)
         """Room for an object of unknown size: the largest of late, forgotten by 1/64 per object."""
         self._last_part = 0
 
@@ -108,7 +108,9 @@ class Grants(Ledger):
         """Gives an item a slot, or its error; False if there is no room now."""
         room = item.room
         try:
-            slot = self._slots.allocate(room) if room is not None else self._allocate_guess(item.run)
+            slot = self._slots.allocate(self._guess_bytes if room is None else room)
+            if slot is None and room is None:
+                slot = self._allocate_rest(item.run)
         except S3dlioError as error:
             error.uri = item.uri
             item.error = error
@@ -116,14 +118,12 @@ class Grants(Ledger):
         item.slot = slot
         return slot is not None
 
-    def _allocate_guess(self, run: Run) -> Slot | None:
-        cap = self._slots.cap_bytes
-        slot = self._slots.allocate(min(self._guess_bytes, cap))
-        if slot is None and self.num_in_flight == 0 and not run.is_next_done:
-            # Views may leave less than the guess, and the object may be small: nothing but a try can tell.
-            left = cap - self._slots.used_bytes
-            slot = self._slots.allocate(left) if left > 0 else None
-        return slot
+    def _allocate_rest(self, run: Run) -> Slot | None:
+        """Views may leave less than the guess, and the object may be small: when nothing else moves, only a try can tell."""
+        if self.num_in_flight or run.is_next_done:
+            return None
+        left = self._slots.cap_bytes - self._slots.used_bytes
+        return self._slots.allocate(left) if left > 0 else None
 
     def _supply_first(self, run: Run) -> bool:
         """Serves the first part of a run that wants room; False if that must wait."""
@@ -192,7 +192,7 @@ class Grants(Ledger):
     def _missing_bytes(self, starved: Item) -> int:
         """Returns how much more must be free before `starved` can have its slot."""
         cap = self._slots.cap_bytes
-        room = starved.room if starved.room is not None else min(self._guess_bytes, cap)
+        room = starved.room if starved.room is not None else self._guess_bytes
         return max(1, room) - (cap - self._slots.used_bytes)
 
     def _unpark(self) -> None:
@@ -213,7 +213,7 @@ class Grants(Ledger):
         item.num_parts = item.num_unfinished = 1
         size = item.size
         part = Part(item, 0, size, item.version)
-        if size is not None and self._may_split(size, item):
+        if size is not None and size > self._split_above_bytes and self._may_split(size, item):
             part.end = min(self._part_bytes, size)
             self._add_parts(item, part.end, size, item.version)
         self._send(part, worker)

@@ -71,7 +71,8 @@ class Ledger:
     def _settle(self, item: Item) -> None:
         """No part is unfinished: the item is ready, failed, comes again, or is gone."""
         if item.state is _FETCHING and item.error is None and not item.is_recalled:
-            self._done(item, _READY)
+            item.state = _READY
+            item.run.done[item.seq] = item
             return
         self._free_slot(item)
         if item.state is _DROPPED:

@@ -54,6 +54,7 @@ class LocalCrew:
         """Carries commands out, or begins to."""
         for command in commands:
             self._executor.obey(command)
+        self._loop.start()
 
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting."""

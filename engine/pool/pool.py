@@ -14,10 +14,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from ..config import settings
 from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeldError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ..memory.arena import Arena
     from ..memory.view import BytesView
     from .items import Item, Run
+
+T = TypeVar("T")
 
 _WAIT_S = 0.25
 """A wait is cut into pieces of this length, so that Ctrl-C, other threads and stopped workers are noticed."""
@@ -123,13 +125,23 @@ class Pool:
                 raise item.error
 
     def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[tuple[Item, Arena]]:
-        """Yields items, READY or FAILED, and the memory they lie in; each READY one must be given to `lease` or to `release`."""
+        """Yields items, READY or FAILED, and the memory they lie in; each READY one must be given to `lease`."""
+        return self._run(wanted, ordered, Core.take)
+
+    def fetch_and_free(self, wanted: Iterator[Wanted]) -> Iterator[tuple[list[Item], Arena]]:
+        """Yields items, READY or FAILED, as they complete, many at once; their slots are free again, unread."""
+        return self._run(wanted, False, Core.take_and_free)
+
+    def _run(
+        self, wanted: Iterator[Wanted], ordered: bool, take: Callable[[Core, Run], T | None]
+    ) -> Iterator[tuple[T, Arena]]:
+        """Runs through all that is wanted, and yields what `take` gives of it."""
         core = self._current()
         with self._lock:
             run = core.scheduler.open_run(ordered)
         try:
-            while (item := self._next(core, run, wanted)) is not None:
-                yield item, core.arena
+            while (taken := self._next(core, run, wanted, take)) is not None:
+                yield taken, core.arena
         finally:
             self._over.append(run)
             self._close_runs(core)
@@ -140,21 +152,15 @@ class Pool:
         with self._lock:
             return arena.lease(item.slot, item.nbytes)
 
-    def release(self, item: Item, arena: Arena) -> None:
-        """Gives the slot of a READY item back, unread."""
-        assert item.slot is not None
-        with self._lock:
-            arena.free(item.slot)
-
-    def _next(self, core: Core, run: Run, wanted: Iterator[Wanted]) -> Item | None:
-        """Returns the next item of a run, waiting for it; None at the end."""
+    def _next(self, core: Core, run: Run, wanted: Iterator[Wanted], take: Callable[[Core, Run], T | None]) -> T | None:
+        """Returns what is next in a run, waiting for it; None at the end."""
         stuck_since_s: float | None = None
         while True:
             with self._lock:
                 self._check_use(core)
-                item = None if core.is_move_due(run) else core.take(run)
-                if item is not None:
-                    return item
+                taken = None if core.is_move_due(run) else take(core, run)
+                if taken is not None:
+                    return taken
                 if core.scheduler.is_finished(run):
                     return None
                 num = core.scheduler.num_wanted(run)
@@ -166,12 +172,12 @@ class Pool:
                 core.offer(run, more)
                 run.is_exhausted |= is_last
                 has_moved = core.move()
-                item = core.take(run)
-                if item is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
+                taken = take(core, run)
+                if taken is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
                     if self._num_waiting:
                         core.wake(max(self._num_waiting, 1))
-                    if item is not None:
-                        return item
+                    if taken is not None:
+                        return taken
                     continue
                 core.scheduler.deepen(run)
                 if core.scheduler.has_commands:

@@ -83,6 +83,22 @@ class Scheduler(Grants):
         item.state = _DELIVERED
         return item
 
+    def take_all(self, run: Run) -> list[Item]:
+        """Returns all that an unordered run has ready now, as `take` does one by one."""
+        items = [*run.done.values()]
+        run.done.clear()
+        run.next_seq += len(items)
+        run.num_granted -= len(items)
+        for item in items:
+            item.state = _DELIVERED
+            if item.error is None:
+                self.num_bytes += item.nbytes
+            else:
+                self.num_failed += 1
+                self.num_delivered -= 1
+        self.num_delivered += len(items)
+        return items
+
     def is_finished(self, run: Run) -> bool:
         """Whether everything that was offered has been taken, and no more will be offered."""
         return run.is_exhausted and run.next_seq == run.num_offered
@@ -154,18 +170,20 @@ class Scheduler(Grants):
 
     def handle(self, worker: int, events: Iterable[Event]) -> None:
         """Takes a batch of a worker's events, in order."""
+        parts = self._parts
         for event in events:
-            if isinstance(event, WorkerStarted):
+            kind = type(event)
+            if kind is WorkerStarted:
                 continue
-            part = self._parts.get(event.part)
+            part = parts.get(event.part)  # type: ignore[union-attr]
             if part is None or part.worker != worker:
                 continue
-            if isinstance(event, PartFetched):
-                self._on_fetched(part, event)
-            elif isinstance(event, SpaceWanted):
-                self._on_space_wanted(part, event)
-            elif isinstance(event, PartFailed):
-                self._on_failed(part, rebuild_error(event.error))
+            if kind is PartFetched:
+                self._on_fetched(part, event)  # type: ignore[arg-type]
+            elif kind is SpaceWanted:
+                self._on_space_wanted(part, event)  # type: ignore[arg-type]
+            elif kind is PartFailed:
+                self._on_failed(part, rebuild_error(event.error))  # type: ignore[union-attr]
             else:
                 self._on_cancelled(part)
 
@@ -182,7 +200,9 @@ class Scheduler(Grants):
                 self._fail(item, TruncatedBodyError(f"{event.received} of {size} bytes came", uri=item.uri))
         else:
             self._check_part(item, part, event)
-        self._finish_part(item)
+        item.num_unfinished -= 1
+        if not item.num_unfinished:
+            self._settle(item)
 
     def _check_part(self, item: Item, part: Part, event: PartFetched) -> None:
         """Parts of one object must be as long as they are wide, and of one version, which each of them must name."""

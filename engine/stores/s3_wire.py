@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import ConfigurationError, NotFoundError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
-from ..fetch.request import Origin
+from ..fetch.origin import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_key, encode_query
 from .s3_config import S3Spec
 from .s3_xml import error_from_response

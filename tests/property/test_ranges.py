@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import s3dlio
 from s3dlio.engine.errors import ObjectChangedError, ProtocolError
 from s3dlio.engine.fetch.accept import accept
-from s3dlio.engine.fetch.http1 import ResponseHead
+from s3dlio.engine.fetch.http1 import parse_head
 from s3dlio.engine.fetch.request import Fetch
 from s3dlio.engine.types import ObjectRef
 from tests.support.answers import Respond, chunked, cut_after, ignore_range, reset_after
@@ -41,7 +41,7 @@ def test_n6_an_accepted_answer_stores_exactly_the_bytes_that_were_missing(
     fetch.received = received if end is None else min(received, end - start - 1)
     position = start + fetch.received
     try:
-        plan = accept(fetch, ResponseHead("\r\n".join([*lines, "", ""]).encode()))
+        plan = accept(fetch, parse_head("\r\n".join([*lines, "", ""]).encode()))
     except (ProtocolError, ObjectChangedError, s3dlio.InvalidRangeError):
         return
     assert plan is not None

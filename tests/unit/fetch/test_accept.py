@@ -6,7 +6,7 @@ import pytest
 
 from s3dlio.engine.errors import ObjectChangedError, ProtocolError
 from s3dlio.engine.fetch.accept import BodyPlan, accept
-from s3dlio.engine.fetch.http1 import ResponseHead
+from s3dlio.engine.fetch.http1 import ResponseHead, parse_head
 from s3dlio.engine.fetch.request import Fetch
 
 
@@ -16,7 +16,7 @@ def answer(status: int, length: int | None = None, content_range: str | None = N
     lines += [f"Content-Range: bytes {content_range}"] if content_range is not None else []
     lines += [f"ETag: {etag}"] if etag is not None else []
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in extra.items()]
-    return ResponseHead("\r\n".join([*lines, "", ""]).encode())
+    return parse_head("\r\n".join([*lines, "", ""]).encode())
 
 
 def asked(start: int = 0, end: int | None = None, *, received: int = 0, size: int | None = None, version: str | None = None) -> Fetch:

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3dlio.engine.errors import ProtocolError
-from s3dlio.engine.fetch.http1 import ChunkedBody, ResponseHead, format_range, has_body, unquote_etag
+from s3dlio.engine.fetch.http1 import ChunkedBody, ResponseHead, format_range, has_body, parse_head, unquote_etag
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 sizes = st.integers(min_value=0, max_value=10**17)
 
 
 def head_of(*lines: str) -> ResponseHead:
-    return ResponseHead("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode("latin-1"))
+    return parse_head("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode("latin-1"))
 
 
 def dechunk(*pieces: bytes, max_bytes: int = 1 << 20) -> ChunkedBody:
@@ -58,12 +58,12 @@ def test_a_head_that_could_be_read_in_two_ways_is_an_error(lines: list[str]) -> 
 @pytest.mark.parametrize("text", [b"HTTP/2 200 OK\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x50\r\n\r\n"])
 def test_what_is_not_http_1_is_an_error(text: bytes) -> None:
     with pytest.raises(ProtocolError):
-        ResponseHead(text)
+        parse_head(text)
 
 
 def test_a_switch_of_protocols_that_nobody_asked_for_is_an_error() -> None:
     with pytest.raises(ProtocolError):
-        ResponseHead(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        parse_head(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 
 
 @pytest.mark.parametrize("coding", ["gzip, chunked", "chunked, gzip", "xchunked", "gzip"])
@@ -91,7 +91,7 @@ def test_only_the_plain_chunked_coding_is_taken_for_chunks(coding: str) -> None:
 )
 def test_persistence_follows_rfc_9112(version: str, connection: str | None, expected: bool) -> None:
     line = f"Connection: {connection}\r\n" if connection else ""
-    head = ResponseHead(f"HTTP/{version} 200 OK\r\n{line}Content-Length: 0\r\n\r\n".encode())
+    head = parse_head(f"HTTP/{version} 200 OK\r\n{line}Content-Length: 0\r\n\r\n".encode())
     assert head.is_persistent is expected
 
 

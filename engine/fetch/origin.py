@@ -1,0 +1,54 @@
+"""Where to connect, and what a loop knows of a place: its addresses, its idle connections, the shape of its heads."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .head_shape import HeadShape
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .http1 import ResponseHead
+
+_MAX_LESSONS: Final = 8
+"""Heads that are new each time are not worth their shapes."""
+
+Address = tuple[int, tuple[object, ...]]
+"""Family and socket address."""
+
+
+class Origin(NamedTuple):
+    """Where to connect."""
+
+    host: str
+    """Name or address, IPv6 without brackets."""
+    port: int
+    is_tls: bool = False
+
+
+class Site:
+    """One origin, as one loop knows it."""
+
+    __slots__ = ("_num_lessons", "addresses", "addresses_until_s", "idle", "origin", "shape")
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.idle: list[Connection] = []
+        """Connections without a request, the warmest on the right."""
+        self.addresses: deque[Address] = deque()
+        """The next one to try on the left."""
+        self.addresses_until_s = 0.0
+        """Until when they hold."""
+        self.shape: HeadShape | None = None
+        """Of the head that was parsed last."""
+        self._num_lessons = 0
+
+    def __str__(self) -> str:
+        return f"{self.origin.host}:{self.origin.port}"
+
+    def learn(self, head: ResponseHead) -> None:
+        """Expects heads like this one."""
+        if self._num_lessons < _MAX_LESSONS:
+            self._num_lessons += 1
+            self.shape = HeadShape(head)
