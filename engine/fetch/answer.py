@@ -26,7 +26,7 @@ from ..errors import (
     S3dlioError,
     TruncatedBodyError,
 )
-from .accept import accept
+from .accept import accept, accept_whole
 from .http1 import MAX_HEAD_BYTES, ChunkedBody, ResponseHead, has_body, parse_head
 from .origin import Site
 from .request import Fetch, State
@@ -205,7 +205,8 @@ class AnswerReceiver:
         return head if fetch.start == 0 and (fetch.end is None or fetch.end == length) else None
 
     def _take_in_place(self, fetch: Fetch, head: ResponseHead, out: memoryview, num: int) -> bool:
-        accept(fetch, head)
+        if not accept_whole(fetch, head):
+            accept(fetch, head)
         length = head.length
         assert length is not None
         if num == length:

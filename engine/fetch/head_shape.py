@@ -21,13 +21,14 @@ _Span = tuple[int, int]
 class HeadShape:
     """What one head has in common with those that may be expected after it."""
 
-    __slots__ = ("_head", "_match")
+    __slots__ = ("_etag_group", "_head", "_length_group", "_match")
 
     def __init__(self, head: ResponseHead) -> None:
         raw = head.raw
         lower = raw.lower()
+        length, etag = _digits_of(raw, lower), _inner_etag(raw, lower)
         spans = {_value_of(raw, lower, name): b"[ -~]{%d}" for name in _FREE}
-        spans |= {_digits_of(raw, lower): b"(?P<length>[0-9]{%d})", _inner_etag(raw, lower): b"(?P<etag>[ !#-~]{%d})"}
+        spans |= {length: b"([0-9]{%d})", etag: b"([ !#-~]{%d})"}
         pattern, at = [], 0
         for start, end in sorted(span for span in spans if span is not None):
             pattern += [re.escape(raw[at:start]), spans[start, end] % (end - start)]
@@ -35,22 +36,18 @@ class HeadShape:
         pattern.append(re.escape(raw[at:]))
         self._head = head
         self._match = re.compile(b"".join(pattern)).fullmatch
+        groups = sorted(span for span in (length, etag) if span is not None)
+        self._length_group, self._etag_group = (groups.index(span) + 1 if span else 0 for span in (length, etag))
 
     def match(self, raw: bytes) -> ResponseHead | None:
         """Returns the head that `raw` is; None where it must be parsed."""
         found = self._match(raw)
         if found is None:
             return None
-        known, values = self._head, found.groupdict()
-        length, etag = values.get("length"), values.get("etag")
-        return ResponseHead(
-            raw,
-            known.status,
-            known.length if length is None else int(length),
-            known.etag if etag is None else etag.decode(),
-            known.has_range,
-            known.is_persistent,
-        )
+        known = self._head
+        length = int(found[self._length_group]) if self._length_group else known.length
+        etag = found[self._etag_group].decode() if self._etag_group else known.etag
+        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent)
 
 
 def _value_of(raw: bytes, lower: bytes, name: bytes) -> _Span | None:

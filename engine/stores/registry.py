@@ -32,11 +32,12 @@ def locate(uri: Any) -> tuple[Store, str]:
     """
     if not isinstance(uri, str):
         uri = str(parse_uri(uri))
-    # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything.
+    # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything. So do files:
+    # the root of their URIs ends in the second of three slashes, and is never what is looked up here.
     slash = uri.find("/", uri.find("://") + 3)
     store = _stores.get(uri[: slash + 1])
     key_length = len(uri) - slash - 1
-    if store is not None and store.root != "file://" and 0 < key_length < 256 and "\0" not in uri:
+    if store is not None and 0 < key_length < 256 and "\0" not in uri:
         return store, uri[slash + 1 :]
     parts = parse_uri(uri)
     return _open(parts.scheme, parts.root), parts.key
