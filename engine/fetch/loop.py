@@ -81,6 +81,11 @@ class FetchLoop:
         waiting = len(self._queue) + len(self._delayed) + len(self._local)
         return len(self._active) + len(self._parked) + waiting + len(self._finished)
 
+    @property
+    def num_connections(self) -> int:
+        """Sockets that are open, with a request or without."""
+        return len(self._active) + len(self._parked) + len(self._idle)
+
     def fileno(self) -> int:
         """The epoll descriptor: readable when `poll` has something to do (timeouts apart)."""
         return self._epoll.fileno()

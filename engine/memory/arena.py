@@ -10,6 +10,7 @@ and abandons everything else (`abandon`): its copy of the books would grant memo
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -29,16 +30,18 @@ _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()
 class Arena:
     """Grants slots, leases views on them, and takes them back."""
 
-    def __init__(self, cap_bytes: int, poison: bool = False) -> None:
+    def __init__(self, cap_bytes: int, poison: bool, lock: threading.Lock) -> None:
         """Maps a new segment.
 
         Args:
             cap_bytes: As `Slots`; 0 stands for "auto".
             poison: Whether freed slots are overwritten.
+            lock: What its user serialises the calls by. A fork takes it too, so that it does not meet books half written.
 
         Raises:
             UnsupportedError, InsufficientMemoryError: As `Segment.create`.
         """
+        self.lock = lock
         self.segment = Segment.create()
         size = self.segment.size - HEADER_BYTES
         self.slots = Slots(self.segment, first=HEADER_BYTES, size=size, cap_bytes=cap_bytes or default_memory_bytes())
@@ -104,9 +107,23 @@ class Arena:
             self.slots.retire(slot)
 
 
+_LOCK_PATIENCE_S = 1.0
+"""How long a fork waits for a lock: it is held for microseconds, unless the thread that forks holds it itself (a signal handler may)."""
+
+_held_by_fork: list[threading.Lock] = []
+
+
 def _before_fork() -> None:
     for arena in list(_arenas):
+        # Until the fork is over: what is leased in between would not be retired.
+        if arena.lock not in _held_by_fork and arena.lock.acquire(timeout=_LOCK_PATIENCE_S):
+            _held_by_fork.append(arena.lock)
         arena.retire_leased()
 
 
-os.register_at_fork(before=_before_fork)
+def _after_fork() -> None:
+    while _held_by_fork:
+        _held_by_fork.pop().release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

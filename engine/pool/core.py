@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from ..text import clean
 from ..types import ListEntry, ObjectInfo, ObjectRef
 from .crew import Crew, Reported, WorkerDied
 from .local_crew import LocalCrew
-from .messages import Command, Event, OpenStore, WorkerStarted
+from .messages import CancelPart, Command, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
 from .supervisor import Supervisor
 
@@ -38,12 +40,26 @@ _TAKES_PER_MOVE = 64
 class Core:
     """The working parts of a pool."""
 
-    def __init__(self, settings: Settings, procs: int, jobs: int) -> None:
-        """Maps the segment and starts the workers, without waiting for them."""
+    finalizer: weakref.finalize[..., Any]
+    """Closes it, once; set by the pool that owns it."""
+
+    def __init__(self, settings: Settings, procs: int, jobs: int, lock: threading.Lock) -> None:
+        """Maps the segment and starts the workers, without waiting for them.
+
+        Args:
+            settings: Of the pool.
+            procs: Worker processes; 0 fetches in this one.
+            jobs: Requests in flight per worker.
+            lock: Held by whoever calls any other method than `wait`.
+        """
         _check_memory(settings.memory_bytes)
         self._settings = settings
         self._num_procs = procs
-        self.arena = Arena(settings.memory_bytes, settings.poison_freed)
+        self.num_waiting = 0
+        """Threads in `wait`, or on their way to it."""
+        self.is_doomed = False
+        """Whether it is to be closed by the last thread that leaves."""
+        self.arena = Arena(settings.memory_bytes, settings.poison_freed, lock)
         self._crew: Crew | LocalCrew
         if procs:
             self._crew = Crew(settings, jobs, self.arena.segment)
@@ -164,9 +180,10 @@ class Core:
         """Waits for the crew, at most `timeout_s`; the one method that needs no serialising."""
         self._crew.wait(timeout_s)
 
-    def wake(self, num: int) -> None:
-        """Ends the `wait` of `num` threads."""
-        self._crew.wake(num)
+    def wake(self) -> None:
+        """Ends the `wait` of all threads."""
+        if self.num_waiting:
+            self._crew.wake(self.num_waiting)
 
     def note_wait(self, seconds: float) -> None:
         """Counts time waited in vain, and acts on workers that hang or do not start."""
@@ -225,7 +242,16 @@ class Core:
                     yield from (Reported(self._owner_of(event), [event]) for event in happened.events)
 
     def _owner_of(self, event: Event) -> int:
-        return self._local_owners.get(getattr(event, "part", -1), -1)
+        """Returns the worker that the scheduler gave a part to which was read here; most events are the last of their part."""
+        part = getattr(event, "part", -1)
+        owners = self._local_owners
+        return owners.get(part, -1) if isinstance(event, SpaceWanted) else owners.pop(part, -1)
+
+    def _cancel_local(self, worker: int) -> None:
+        """Ends what is read here on behalf of a worker that has died: its parts go to others, and the places with them."""
+        if self._here is not None:
+            parts = [part for part, owner in self._local_owners.items() if owner == worker]
+            self._here.send(worker, [CancelPart(part) for part in parts])
 
     def _on_report(self, report: Reported) -> None:
         if isinstance(report.events[0], WorkerStarted):
@@ -235,6 +261,7 @@ class Core:
         self.scheduler.handle(report.worker, report.events)
 
     def _on_death(self, death: WorkerDied) -> None:
+        self._cancel_local(death.worker)
         lost = self.scheduler.worker_died(death.worker)
         self._supervisor.forget(death.worker)
         self._last_death = death

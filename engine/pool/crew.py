@@ -40,8 +40,6 @@ class WorkerDied(NamedTuple):
     worker: int
     reason: str
     """`killed by SIGSEGV`, `exited with code 3: ...`."""
-    was_started: bool
-    """Whether it had ever said that it was ready."""
 
 
 class Reported(NamedTuple):
@@ -235,7 +233,7 @@ class Crew:
         del self._members[member.index], self._by_pidfd[member.pidfd]
         self._close_door_if_all_in()
         reason = f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
-        return WorkerDied(member.index, f"{reason}: {tail}" if tail else reason, member.is_started)
+        return WorkerDied(member.index, f"{reason}: {tail}" if tail else reason)
 
 
 def _signal(member: _Member, number: signal.Signals) -> None:

@@ -36,11 +36,6 @@ class Executor:
         self._events: list[Event] = []
         """Answers that need no request."""
 
-    @property
-    def num_unfinished(self) -> int:
-        """Parts that were commanded and not yet reported as over."""
-        return len(self._fetches)
-
     def open(self, store: int, root: str, wire: Any) -> None:
         """Makes a store known under its number."""
         self._wires[store] = (root, wire)

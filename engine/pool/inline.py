@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from ..types import ObjectRef
 if TYPE_CHECKING:
     from ..memory.view import BytesView
 
+_LOOK_S: Final = 1.0
 _MAX_GUESS_BYTES: Final = 256 << 10
 """A larger object gains nothing from room that it has before its head is here."""
 
@@ -36,10 +38,12 @@ class InlineFetcher:
 
     def __init__(self) -> None:
         limits = settings()
-        self._arena = Arena(limits.memory_bytes, limits.poison_freed)
         self._lock = threading.Lock()
         """Guards the arena's books; held for a microsecond at a time, never while waiting."""
+        self._arena = Arena(limits.memory_bytes, limits.poison_freed, self._lock)
         self._is_closed = False
+        self._next_look_s = 0.0
+        """When the coldest loop is looked at again."""
         self._loops: deque[FetchLoop] = deque()
         """Loops that nobody has borrowed; the warmest on the right."""
         self._last_bytes = -1
@@ -172,9 +176,29 @@ class InlineFetcher:
     def _give_back(self, loop: FetchLoop) -> None:
         loop.grant = no_space
         self._loops.append(loop)
+        now_s = time.monotonic()
+        if now_s > self._next_look_s:
+            self._next_look_s = now_s + _LOOK_S
+            self._look_at_coldest()
         if self._is_closed:
             # `close` came while this loop was lent.
             self.close()
+
+
+    def _look_at_coldest(self) -> None:
+        """Has the loop that nobody used for longest notice what its servers closed, and ends it when it has no connection left.
+
+        After a burst of many threads, their loops would keep dead sockets for ever: the warmest are borrowed first.
+        """
+        try:
+            loop = self._loops.popleft()
+        except IndexError:
+            return
+        loop.poll(0)
+        if loop.num_connections:
+            self._loops.appendleft(loop)
+        else:
+            loop.close()
 
 
 def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:

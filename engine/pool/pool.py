@@ -64,11 +64,9 @@ class Pool:
         self._settings = settings(procs=procs, jobs=jobs, memory_bytes=memory_bytes)
         self._lock = threading.Lock()
         self._has_left = threading.Condition(self._lock)
-        """Told by whoever ends a wait."""
+        """Told by the last thread that leaves a core which was thrown away."""
         self._over: deque[Run] = deque()
         """Runs that are over and not yet closed."""
-        self._num_waiting = 0
-        """Threads that wait outside the lock."""
         self._waited_until_s = 0.0
         """The end of the last wait of any thread: time in which several wait counts once."""
         self._core: Core | None = None
@@ -77,8 +75,8 @@ class Pool:
         _pools.add(self)
 
     def _open(self) -> Core:
-        core = Core(self._settings, self._settings.procs, self._settings.jobs)
-        self._finalizer = weakref.finalize(self, _close_core, core, os.getpid())
+        core = Core(self._settings, self._settings.procs, self._settings.jobs, self._lock)
+        core.finalizer = weakref.finalize(self, _close_core, core, os.getpid())
         self._core = core
         return core
 
@@ -174,8 +172,7 @@ class Pool:
                 has_moved = core.move()
                 taken = take(core, run)
                 if taken is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
-                    if self._num_waiting:
-                        core.wake(max(self._num_waiting, 1))
+                    core.wake()
                     if taken is not None:
                         return taken
                     continue
@@ -184,7 +181,7 @@ class Pool:
                     continue
                 core.check_workers()
                 stuck_since_s = self._check_views(core, run, stuck_since_s)
-                self._num_waiting += 1
+                core.num_waiting += 1
             self._wait(core, _WAIT_S if stuck_since_s is None else 0.01)
 
     @contextmanager
@@ -198,10 +195,17 @@ class Pool:
         except S3dlioError:
             raise
         except BaseException:
-            if self._core is core:
-                self._core = None
-                self._finalizer()
+            self._throw_away(core)
             raise
+
+    def _throw_away(self, core: Core) -> None:
+        """Closes a core, at once or by the last thread that waits on it: its descriptors may be another file's a moment later."""
+        if self._core is core:
+            self._core = None
+        core.is_doomed = True
+        core.wake()
+        if not core.num_waiting:
+            core.finalizer()
 
     def _check_views(self, core: Core, run: Run, since_s: float | None) -> float | None:
         """Raises ViewsHeldError if only the release of a view can help, at once if no other thread could do that."""
@@ -221,11 +225,13 @@ class Pool:
             core.wait(timeout_s)
         finally:
             with self._lock:
-                self._num_waiting -= 1
-                self._has_left.notify_all()
+                core.num_waiting -= 1
                 now_s = time.monotonic()
-                if not self._is_closed:
+                if not core.is_doomed:
                     core.note_wait(now_s - max(begun_s, self._waited_until_s))
+                elif not core.num_waiting:
+                    core.finalizer()
+                    self._has_left.notify_all()
                 self._waited_until_s = now_s
 
     def _close_runs(self, core: Core) -> None:
@@ -233,7 +239,7 @@ class Pool:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._core is core and self._finalizer.alive:
+            if self._core is core:
                 with self._unbroken(core):
                     self._close_over(core)
                     core.move()
@@ -255,8 +261,8 @@ class Pool:
         with self._lock, self._unbroken(core):
             self._check_use(core)
             self._close_over(core)
-            if core.move() and self._num_waiting:
-                core.wake(max(self._num_waiting, 1))
+            if core.move():
+                core.wake()
             slots = core.arena.slots
             return {
                 "objects": core.scheduler.num_delivered,
@@ -275,13 +281,10 @@ class Pool:
         """Ends the workers and closes everything; views that exist stay readable. May be called again."""
         with self._lock:
             self._is_closed = True
-            core, self._core = self._core, None
-            deadline_s = time.monotonic() + 2 * _WAIT_S
-            # What a thread waits on is not closed under it: its descriptors may be another file's a moment later.
-            while core is not None and self._num_waiting and time.monotonic() < deadline_s:
-                core.wake(max(self._num_waiting, 1))
-                self._has_left.wait(0.01)
-            self._finalizer()
+            core = self._core
+            if core is not None:
+                self._throw_away(core)
+                self._has_left.wait_for(lambda: not core.finalizer.alive, 2 * _WAIT_S)
         _pools.discard(self)
 
     def __enter__(self) -> Self:
@@ -313,14 +316,13 @@ class Pool:
     def _abandon(self) -> None:
         """After a fork, in the child: keeps the parent's core for the views on it, and never uses it again."""
         if self._core is not None:
-            self._finalizer.detach()
+            self._core.finalizer.detach()
             self._core.abandon()
             _inherited.append(self._core)
         self._core = None
         self._lock = threading.Lock()
         self._has_left = threading.Condition(self._lock)
         self._over.clear()
-        self._num_waiting = 0
 
 
 def _pull(wanted: Iterator[Wanted], num: int) -> tuple[list[Wanted], bool]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import s3dlio
+from s3dlio.engine.pool.inline import inline_fetcher
 from tests.support.answers import Respond, close_after_response, close_before_headers, reset_before_headers
 from tests.support.object_server import ObjectServer
 from tests.support.s3_endpoint import S3Endpoint
@@ -98,6 +99,30 @@ def test_an_unasked_answer_on_an_idle_connection_is_not_the_next_one(scripted: S
     assert bytes(s3dlio.get(URI)) == b"data"
     assert is_said.wait(10)
     assert bytes(s3dlio.get(URI)) == b"next"
+
+
+def test_what_a_burst_of_threads_left_behind_is_let_go(served: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("s3dlio.engine.pool.inline._LOOK_S", 0.0)
+    for n in range(8):
+        served.objects[f"/bucket/{n}"] = b"data"
+    all_here = threading.Barrier(8)
+
+    def answer_when_all_are_here(request: Request, connection: Connection) -> None:
+        all_here.wait(30)
+        Respond(200, {}, b"data")(request, connection)
+        connection.finish()
+
+    for n in range(8):
+        served.faults[f"/bucket/{n}"] = [answer_when_all_are_here]
+    threads = [threading.Thread(target=s3dlio.get, args=(f"s3://bucket/{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    served.wait_for_silence()
+    for _ in range(8):
+        assert bytes(s3dlio.get("s3://bucket/0")) == b"data"
+    assert len(inline_fetcher()._loops) == 1
 
 
 def test_many_origins_share_the_limit_of_connections(quick_settings: None, s3_env: Callable[[S3Endpoint | str], None]) -> None:

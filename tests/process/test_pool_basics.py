@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import s3dlio
-from tests.process.kit import Bucket, alternate, content, wait_quiet
+from tests.process.kit import Bucket, alternate, content, wait_quiet, wait_until
+from tests.support.answers import stall_after
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -256,6 +257,45 @@ def test_closing_while_another_thread_waits_is_an_error_there(bucket: Bucket, pr
     thread.join(10)
     assert not thread.is_alive()
     assert [type(error) for error in caught] == [s3dlio.PoolClosedError]
+
+
+def test_p7_an_interrupted_thread_takes_nothing_away_under_one_that_waits(
+    bucket: Bucket, procs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The core is thrown away by a Ctrl-C inside of it, and closed by the last thread that leaves it, never under that thread.
+    never = threading.Event()
+    stalled, uris = bucket.add("stalled", 50 * KIB), bucket.fill(8, KIB)
+    bucket.server.faults[bucket.path("stalled")] = [stall_after(KIB, never)]
+    caught: list[BaseException] = []
+    with s3dlio.Pool(procs=procs, jobs=4, memory_bytes="16MiB") as pool:
+        assert bucket.check(pool.fetch(uris)) == uris
+
+        def read() -> None:
+            try:
+                next(pool.fetch([stalled]))
+            except BaseException as error:  # noqa: BLE001 (the test looks at it)
+                caught.append(error)
+
+        core = pool._core
+        assert core is not None
+        thread = threading.Thread(target=read)
+        thread.start()
+        bucket.server.wait_for_requests(9)
+        wait_until(lambda: core.num_waiting == 1, "the thread waits")
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(core.scheduler, "handle", interrupted)
+        monkeypatch.setattr(core.scheduler, "drain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(pool.fetch(uris))
+        thread.join(10)
+        never.set()
+        assert not thread.is_alive()
+        assert [type(error) for error in caught] == [s3dlio.PoolClosedError]
+        assert not core.finalizer.alive
+        assert bucket.check(pool.fetch(uris)) == uris
 
 
 def test_closed_pool_refuses_and_closes_again(bucket: Bucket, procs: int) -> None:

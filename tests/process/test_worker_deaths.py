@@ -292,3 +292,22 @@ def test_long_pause_of_the_consumer_does_not_look_like_a_hang(bucket: Bucket) ->
         wait_quiet(pool)
 
 
+def test_p1_what_only_this_process_can_read_survives_the_worker_it_was_meant_for(pool: s3dlio.Pool, bucket: Bucket) -> None:
+    # Objects of memory:// lie here, so the coordinator reads them itself, on behalf of the worker that the scheduler chose.
+    uris = [f"memory://here/{number}" for number in range(60)]
+    for number, uri in enumerate(uris):
+        s3dlio.put_bytes(uri, bytes([number]) * 100 * KIB)
+    victim, _ = ready_workers(pool, bucket)
+    pairs = pool.fetch(uris)
+    seen = [next(pairs) for _ in range(3)]
+    victim.kill()
+    assert wait_gone([victim], 5) == []
+    core = pool._core
+    assert core is not None
+    wait_until(lambda: core.wait(0.05) is None and pool.stats()["worker_restarts"] == 1, "its death is noticed")
+    seen += list(pairs)
+    assert [uri for uri, _ in seen] == uris
+    assert all(bytes(view) == bytes([number]) * 100 * KIB for number, (_, view) in enumerate(seen))
+    del seen
+    assert wait_quiet(pool)["memory_used_bytes"] == 0
+    assert core._local_owners == {}

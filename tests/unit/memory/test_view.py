@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +34,20 @@ DERIVED: dict[str, Callable[[Any], Any]] = {
     "a slice of a slice": lambda view: view[10:20][::2],
     "another dtype": lambda view: view.view(np.int16),
     "another shape": lambda view: view.reshape(64, 64)[3],
+    "numpy.broadcast_to": lambda view: np.broadcast_to(np.asarray(view), (3, 4096)),
+    "numpy.lib.stride_tricks.as_strided": lambda view: np.lib.stride_tricks.as_strided(view, (10,), (2,)),
+    "numpy.ascontiguousarray": np.ascontiguousarray,
+    "numpy.split": lambda view: np.split(np.asarray(view), 4)[2],
+    "a field of a structure": lambda view: np.asarray(view).view([("a", "u1"), ("b", "u1")])["a"],
+    "the real part": lambda view: np.asarray(view).view(np.complex64).real,
+    "a flat iterator": lambda view: view.flat,
+    "a slice of an array of a slice": lambda view: np.asarray(view[10:90][2:])[1:][::2],
     "DLPack": np.from_dlpack,
+    "torch.frombuffer": lambda view: torch.frombuffer(view, dtype=torch.float32),
+    "torch.from_numpy": torch.from_numpy,
+    "torch.as_tensor, another dtype, cut": lambda view: torch.as_tensor(view).view(torch.float32)[5:],
+    "torch.from_dlpack": torch.from_dlpack,
+    "torch, one number": lambda view: torch.from_numpy(view)[7],
     "an iterator": iter,
 }
 

@@ -108,7 +108,7 @@ def fetch(store: int, part: int = 1, start: int = 0, end: int | None = None, roo
 
 def test_a_whole_object_lies_in_its_place_and_nothing_beside_it(bench: Bench, store: int) -> None:
     bench.do(fetch(store))
-    assert bench.executor.num_unfinished == 1
+    assert len(bench.executor._fetches) == 1
     (event,) = bench.events()
     assert isinstance(event, PartFetched)
     assert (event.part, event.received, event.size) == (1, len(DATA), len(DATA))
@@ -117,7 +117,7 @@ def test_a_whole_object_lies_in_its_place_and_nothing_beside_it(bench: Bench, st
     assert bench.bytes_at(PLACE, len(DATA)) == DATA
     assert bench.is_untouched(HEADER_BYTES, 4096)
     assert bench.is_untouched(PLACE + len(DATA), 4096)
-    assert bench.executor.num_unfinished == 0
+    assert len(bench.executor._fetches) == 0
 
 
 def test_a_range_lies_in_its_place_and_the_size_is_that_of_the_object(bench: Bench, store: int) -> None:
@@ -168,7 +168,7 @@ def test_a_failure_is_reported_with_its_uri(bench: Bench, store: int, change: di
     assert type(error).__name__ == name
     root = "memory://bench/" if store == MEMORY else "s3://bucket/"
     assert error.uri == root + str(change.get("key", "key"))
-    assert bench.executor.num_unfinished == 0
+    assert len(bench.executor._fetches) == 0
 
 
 def test_a_part_that_waits_for_space_can_be_cancelled_and_what_comes_later_does_nothing(bench: Bench, store: int) -> None:
@@ -179,7 +179,7 @@ def test_a_part_that_waits_for_space_can_be_cancelled_and_what_comes_later_does_
     bench.do(SupplySpace(1, OTHER_PLACE, len(DATA), len(DATA)))
     assert bench.executor.poll(0) == []
     assert bench.is_untouched(OTHER_PLACE, len(DATA))
-    assert bench.executor.num_unfinished == 0
+    assert len(bench.executor._fetches) == 0
 
 
 def test_a_part_that_was_just_supplied_can_be_cancelled(bench: Bench, store: int) -> None:
@@ -188,7 +188,7 @@ def test_a_part_that_was_just_supplied_can_be_cancelled(bench: Bench, store: int
     bench.do(SupplySpace(1, OTHER_PLACE, len(DATA), len(DATA)), CancelPart(1))
     (event,) = bench.events()
     assert event == PartCancelled(1) or isinstance(event, PartFetched)
-    assert bench.executor.num_unfinished == 0
+    assert len(bench.executor._fetches) == 0
 
 
 def test_a_cancel_that_comes_too_late_is_answered_all_the_same(bench: Bench, store: int) -> None:
