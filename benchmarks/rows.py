@@ -17,6 +17,7 @@ from .outcome import Check, Medians, Outcome, best, caller_metrics, fetch_metric
 PEERS = [
     Contender("obstore, threads", "peer_obstore", "threads"),
     Contender("obstore, async", "peer_obstore", "async"),
+    Contender("obstore, executor.map", "peer_obstore", "map"),
     Contender("s3torchconnector", "peer_s3torchconnector"),
     Contender("PyPI s3dlio", "peer_s3dlio"),
     Contender("boto3, threads", "peer_boto3", max_rounds=2),
@@ -133,7 +134,7 @@ class LatencyRow:
 
     def run(self, bench: Bench) -> Outcome:
         """Measures the row."""
-        peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant != "async"]
+        peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant not in ("async", "map")]
         ours = replace(GET_MANY, name="ours, get")
         turns = _run(bench, self.title, [ours, *peers], bench.nginx, ["s64k", str(bench.manifest), "--mode", "latency"])
         medians = summarize(turns, _latency_metrics)
@@ -152,7 +153,7 @@ class ListRow:
 
     def run(self, bench: Bench) -> Outcome:
         """Measures the row."""
-        peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant != "async"]
+        peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant not in ("async", "map")]
         ours = replace(GET_MANY, name="ours, list_iter")
         turns = _run(bench, self.title, [ours, *peers], bench.rclone, ["s64k", str(bench.manifest), "--mode", "list"])
         medians = summarize(turns, _list_metrics)

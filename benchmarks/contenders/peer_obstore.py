@@ -1,10 +1,14 @@
-"""obstore (Rust's object_store), in its two ways: `async` with tasks, `threads` with blocking calls."""
+"""obstore (Rust's object_store): `async` with tasks, `threads` with blocking calls, `map` with `ThreadPoolExecutor.map`.
+
+The last is how most programs are written, and costs a future for each object; the second is the fastest way that we found.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from _protocol import BUCKET, Check, Client, Task, in_threads, main
@@ -29,6 +33,10 @@ class Obstore(Client):
     def fetch(self, numbers: Sequence[int], check: Check) -> None:
         if self.task.variant == "async":
             asyncio.run(self._fetch_async(numbers, check))
+        elif self.task.variant == "map":
+            with ThreadPoolExecutor(self.task.in_flight) as threads:
+                for _ in threads.map(lambda number: check(number, self.get(number)), numbers):
+                    pass
         else:
             in_threads(numbers, self.task.in_flight, lambda number: check(number, self.get(number)))
 

@@ -43,6 +43,8 @@ class Arena:
         """
         self.lock = lock
         self.segment = Segment.create()
+        self.buffer = self.segment.buffer
+        """All of it; a slot is the piece from its `start` on."""
         size = self.segment.size - HEADER_BYTES
         self.slots = Slots(self.segment, first=HEADER_BYTES, size=size, cap_bytes=cap_bytes or default_memory_bytes())
         self.released: deque[Lease] = deque()
@@ -62,10 +64,6 @@ class Arena:
         """Memory of those views."""
         return sum(slot.nbytes for slot in self._leased)
 
-    def room(self, slot: Slot, nbytes: int) -> memoryview:
-        """Returns the first `nbytes` of a slot, to be written."""
-        return self.segment.buffer[slot.start : slot.start + nbytes]
-
     def lease(self, slot: Slot, nbytes: int) -> BytesView:
         """Returns the view of the first `nbytes` of a granted slot; the slot comes back when nothing of it is left."""
         make = self._lease_view
@@ -74,7 +72,7 @@ class Arena:
             from .view import lease_view
 
             make = self._lease_view = lease_view
-        view, self._leased[slot] = make(self.segment.buffer, slot, 0, nbytes, self.released)
+        view, self._leased[slot] = make(self.buffer, slot, 0, nbytes, self.released)
         return view
 
     def _free_poisoned(self, slot: Slot) -> None:

@@ -71,7 +71,7 @@ class InlineFetcher:
         fetch.token = 0
         with self._borrow(1) as loop:
             loop.grant = partial(self._grant, views)
-            self._guess(views, fetch)
+            self._guess(views, [fetch])
             _run_to_end(loop, fetch)
         return self._view(views, fetch)
 
@@ -92,15 +92,15 @@ class InlineFetcher:
 
     def _submit(self, loop: FetchLoop, results: list[Any], refs: Iterable[tuple[int, ObjectRef | str]]) -> None:
         """Hands requests to the loop; a URI without a store gets its error at once."""
+        fetches = []
         for index, ref in refs:
             try:
-                fetch = _make_fetch(index, ref)
+                fetches.append(_make_fetch(index, ref))
             except S3dlioError as error:
                 results[index] = error
-            else:
-                if self._guess_bytes:
-                    self._guess(results, fetch)
-                loop.submit(fetch)
+        self._guess(results, fetches)
+        for fetch in fetches:
+            loop.submit(fetch)
 
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
@@ -118,24 +118,27 @@ class InlineFetcher:
         self._arena.close()
 
     def _grant(self, views: list[Any], fetch: Fetch) -> memoryview:
-        return self._room(views, fetch.token, fetch.missing_space)
+        with self._lock:
+            return self._room(views, fetch.token, fetch.missing_space)
 
-    def _guess(self, views: list[Any], fetch: Fetch) -> None:
-        """Gives room beforehand to a whole object, so that its head and its body come by one call into the kernel."""
-        num = self._guess_bytes if fetch.size is None else fetch.size
-        if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
-            fetch.out = self._room(views, fetch.token, num)
+    def _guess(self, views: list[Any], fetches: Iterable[Fetch]) -> None:
+        """Gives room beforehand to whole objects, so that head and body come by one call into the kernel."""
+        guess = self._guess_bytes
+        with self._lock:
+            for fetch in fetches:
+                num = guess if fetch.size is None else fetch.size
+                if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
+                    fetch.out = self._room(views, fetch.token, num)
 
     def _room(self, views: list[Any], index: int, num: int) -> memoryview:
         """Makes the view before its bytes are there: whatever becomes of the request, dropping it gives the memory back."""
         arena = self._arena
-        with self._lock:
-            if arena.released:
-                arena.collect()
-            slot = arena.slots.allocate(num, beyond_cap=True)
-            assert slot is not None
-            views[index] = arena.lease(slot, num)
-        return arena.room(slot, num)
+        if arena.released:
+            arena.collect()
+        slot = arena.slots.allocate(num, beyond_cap=True)
+        assert slot is not None
+        views[index] = arena.lease(slot, num)
+        return arena.buffer[slot.start : slot.start + num]
 
     def _view(self, views: list[Any], fetch: Fetch) -> BytesView:
         """Returns the view of a request that is done."""
@@ -149,7 +152,9 @@ class InlineFetcher:
             # It never asked for room, or for none of this size.
             return self.empty_view()
         assert view is not None
-        self._room(views, fetch.token, num)[:] = view[:num].data
+        with self._lock:
+            room = self._room(views, fetch.token, num)
+        room[:] = view[:num].data
         exact: BytesView = views[fetch.token]
         return exact
 

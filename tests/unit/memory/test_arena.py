@@ -20,7 +20,7 @@ def arena() -> Iterator[Arena]:
     made = Arena(MIB, False, threading.Lock())
     yield made
     made.close()
-    del made.segment, made.slots, made.free  # the mapping goes with the last reference to it
+    del made.segment, made.buffer, made.slots, made.free  # the mapping goes with the last reference to it
 
 
 def lease(arena: Arena) -> BytesView:
