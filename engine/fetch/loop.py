@@ -138,11 +138,6 @@ class FetchLoop:
         self._watched[fd] = callback
         self._epoll.register(fd, _READ)
 
-    def unwatch(self, fd: int) -> None:
-        """Takes back `watch`."""
-        del self._watched[fd]
-        self._epoll.unregister(fd)
-
     def poll(self, timeout_s: float | None) -> list[Fetch]:
         """Moves everything that can move, waiting at most `timeout_s` for something to happen (None: until something does).
 

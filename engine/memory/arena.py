@@ -93,6 +93,11 @@ class Arena:
                 num += 1
         return num
 
+    def shrink_leased(self) -> int:
+        """Gives back what leased slots have of room behind their views; returns how many bytes."""
+        views = [(slot, lease()) for slot, lease in self._leased.items()]
+        return sum(self.slots.shrink(slot, len(view)) for slot, view in views if view is not None)
+
     def close(self) -> None:
         """Closes the descriptor; views that exist stay readable."""
         self.segment.close()

@@ -152,11 +152,14 @@ class Slots:
         slot.generation += 1
         self._clock = slot.freed_at = self._clock + 1
 
-    def shrink(self, slot: Slot, nbytes: int) -> None:
-        """Gives back what a granted slot has above `nbytes`, in whole pages, where a guess was too large. One page stays."""
+    def shrink(self, slot: Slot, nbytes: int) -> int:
+        """Gives back what a granted slot has above `nbytes`, in whole pages, where a guess was too large; returns how many bytes.
+
+        One page stays. A retired slot stays as it is.
+        """
         surplus = slot.nbytes - _round_up(max(nbytes, 1))
-        if surplus <= 0:
-            return
+        if surplus <= 0 or slot.state == RETIRED:
+            return 0
         if slot.state == GRANTED:
             self._granted -= surplus
         elif slot.state == BEYOND:
@@ -164,6 +167,7 @@ class Slots:
         else:
             raise InternalError(f"{slot!r} is not granted and cannot shrink")
         self._cut(slot, surplus)
+        return surplus
 
     def retire(self, slot: Slot) -> None:
         """Takes a granted slot out of circulation for ever: called before a fork, for what the child may read (fault P10).

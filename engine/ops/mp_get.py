@@ -43,7 +43,7 @@ def mp_get(
     num: int | None = None,
     template: str | None = None,
     *,
-    uris: Iterable[str] | None = None,
+    uris: Iterable[Wanted] | None = None,
     sink: Callable[[str, BytesView], object] | None = None,
     progress: Callable[[Progress], object] | None = None,
     memory_bytes: int | str | None = None,
@@ -84,18 +84,18 @@ def mp_get(
     tally = _Tally(begun_s, progress)
     wanted = tally.counting(names)
     if sink is None:
-        for items, _ in pool.fetch_and_free(wanted):
+        for items in pool.fetch_and_free(wanted):
             tally.add(items)
     else:
-        for item, arena in pool.fetch_items(wanted, ordered=False):
+        for item in pool.fetch_items(wanted, ordered=False):
             if item.error is None:
-                sink(item.uri, pool.lease(item, arena))
+                sink(item.uri, item.pop_view())
             tally.add([item])
     return tally.result(pool)
 
 
 def _names(
-    uri: str | None, num: int | None, template: str | None, uris: Iterable[str] | None
+    uri: str | None, num: int | None, template: str | None, uris: Iterable[Wanted] | None
 ) -> Iterator[Wanted]:
     if uris is not None:
         if template is not None:
@@ -115,8 +115,8 @@ def _names(
     return (base + template.format(*[index] * num_fields) for index in range(num))
 
 
-def _absolute(base: str | None, name: str) -> str:
-    if "://" in name:
+def _absolute(base: str | None, name: Wanted) -> Wanted:
+    if not isinstance(name, str) or "://" in name:
         return name
     if base is None:
         raise ConfigurationError(f"{name!r} has no scheme and there is no uri that it could be relative to", uri=name)
@@ -215,7 +215,8 @@ class _Tally:
             "time_to_first_object_seconds": self._first_s,
             "latency_ms": self._latency.summary_ms(),
             "errors": self._errors,
-            "workers": [self._row(worker, duration_s) for worker in sorted(self._workers)],
+            # What failed before it could be given to a worker stands under -1.
+            "workers": [self._row(worker, duration_s) for worker in sorted(self._workers) if worker >= 0],
         }
 
     def _row(self, worker: int, duration_s: float) -> dict[str, Any]:

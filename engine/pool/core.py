@@ -12,12 +12,20 @@ import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InsufficientMemoryError, InvalidUriError, S3dlioError, ViewsHeldError, WorkerLostError
+from ..errors import (
+    ConfigurationError,
+    InsufficientMemoryError,
+    InvalidUriError,
+    S3dlioError,
+    ViewsHeldError,
+    WorkerLostError,
+)
 from ..memory.arena import Arena
 from ..memory.limits import available_memory
 from ..stores.registry import locate
 from ..text import clean
 from ..types import ListEntry, ObjectInfo, ObjectRef
+from ..uri import parse_uri
 from .crew import Crew, Reported, WorkerDied
 from .local_crew import LocalCrew
 from .messages import CancelPart, Command, Event, OpenStore, SpaceWanted, WorkerStarted
@@ -113,14 +121,15 @@ class Core:
 
     # Items in and out.
 
-    def offer(self, run: Run, wanted: Iterable[Wanted]) -> int:
-        """Adds items to a run; returns how many. What has no store fails as an item of its own."""
-        num = 0
+    def offer(self, run: Run, wanted: Iterable[Wanted]) -> None:
+        """Adds items to a run. What has no store fails as an item of its own."""
         stores, offer = self._stores, self.scheduler.offer
         for one in wanted:
-            num += 1
-            uri, size, version = (one, None, None) if type(one) is str else _facts(one)
+            uri, size, version = one, None, None
             try:
+                if type(one) is not str:
+                    uri = str(getattr(one, "uri", one))
+                    uri, size, version = _facts(one)
                 store, key = locate(uri)
                 if self._num_procs and not uri.isascii():
                     _check_sendable(uri, version)
@@ -129,15 +138,16 @@ class Core:
                 self.scheduler.offer_failed(run, uri, error)
             else:
                 offer(run, uri, known[0], key, size, version)
-        return num
 
     def take(self, run: Run) -> Item | None:
-        """Returns the next item, if it is there."""
+        """Returns the next item with its view, or FAILED, if it is there."""
         if self.arena.released:
             self.arena.collect()
         item = self.scheduler.take(run)
         if item is not None:
             self._num_takes += 1
+            if item.slot is not None:
+                item.view = self.arena.lease(item.slot, item.nbytes)
         return item
 
     def take_and_free(self, run: Run) -> list[Item] | None:
@@ -200,18 +210,22 @@ class Core:
                 _log.warning("worker %d stands still with work in hand; it is killed", worker)
                 self._crew.kill(worker)
 
-    def check_views(self, run: Run) -> None:
-        """Raises if `run` can go on only when somebody releases views.
+    def check_views(self, run: Run) -> bool:
+        """Looks whether `run` can go on only when somebody releases views; returns whether room was found meanwhile.
 
         Raises:
             ViewsHeldError: Nothing is ready or in flight, and no slot can be granted.
         """
         if not self.scheduler.is_stuck(run):
-            return
+            return False
+        # Objects of unknown size may have got more room than they needed.
+        if self.arena.collect() or self.scheduler.shrink_ready() + self.arena.shrink_leased():
+            return True
         slots = self.arena.slots
         raise ViewsHeldError(
             f"no memory for the next object: {self.arena.num_leased} views with {self.arena.leased_bytes} bytes are held, and the cap "
-            f"is {slots.cap_bytes} bytes; release views (del), copy what you keep (bytes(view)), or raise memory_bytes"
+            f"is {slots.cap_bytes} bytes; release views (del; a loop's own variable holds one while the next is fetched), copy what "
+            "you keep (bytes(view)), or raise memory_bytes"
         )
 
     def _send(self) -> None:
@@ -266,26 +280,35 @@ class Core:
         self._supervisor.forget(death.worker)
         self._last_death = death
         self._last_uri = lost[0] if lost else self._last_uri
+        _log.warning("worker %d %s; %d objects are fetched again", death.worker, death.reason, len(lost))
+        self._refill()
+
+    def _refill(self) -> None:
+        """Starts workers in place of those that have died, as many as the budget allows now."""
         now_s = time.monotonic()
-        num_missing = self._num_procs - len(self._crew.indices)
-        num = min(num_missing, self._supervisor.num_restarts_allowed(now_s))
-        _log.warning("worker %d %s; %d objects are fetched again, %d workers started", death.worker, death.reason, len(lost), num)
-        if num > 0:
-            self._supervisor.note_restarts(now_s, num)
-            self.num_restarts += num
+        num = min(self._num_procs - len(self._crew.indices), self._supervisor.num_restarts_allowed(now_s))
+        if num <= 0:
+            return
+        self._supervisor.note_restarts(now_s, num)
+        self.num_restarts += num
+        try:
             self._crew.start(num)
+        except S3dlioError as error:
+            # The others can go on without it, and the next refill tries again.
+            if not self._crew.indices:
+                raise
+            _log.warning("no worker could be started in place of one that died: %s", error)
 
     def check_workers(self) -> None:
-        """Raises if no worker is left and none may be started.
+        """Sees to it that there are workers.
 
         Raises:
-            WorkerLostError: It names the last death and what was being fetched.
+            WorkerLostError: None is left, and none may be started. It names the last death and what was being fetched.
         """
-        if self._crew.indices or self._last_death is None:
+        if self._last_death is None or len(self._crew.indices) == self._num_procs:
             return
-        if self._supervisor.num_restarts_allowed(time.monotonic()) > 0:
-            self._crew.start(1)
-            self._supervisor.note_restarts(time.monotonic(), 1)
+        self._refill()
+        if self._crew.indices:
             return
         raise WorkerLostError(
             f"all workers have died, {self.num_restarts} were started again; the last one, worker {self._last_death.worker}, "
@@ -344,7 +367,14 @@ def _check_sendable(uri: str, version: str | None) -> None:
 
 
 def _facts(wanted: Any) -> tuple[Any, int | None, str | None]:
-    """Returns URI, size and version of what is not a plain text; what is no reference at all is refused when it is located."""
-    if isinstance(wanted, (ObjectRef, ObjectInfo, ListEntry)):
-        return wanted.uri, wanted.size, wanted.version
-    return wanted, None, None
+    """Returns URI, size and version of what is not a plain text.
+
+    Raises:
+        ConfigurationError: It is no reference, or holds what cannot be a size or a version.
+    """
+    if not isinstance(wanted, (ObjectRef, ObjectInfo, ListEntry)):
+        return str(parse_uri(wanted)), None, None
+    uri, size, version = wanted.uri, wanted.size, wanted.version
+    if not isinstance(uri, str) or not isinstance(size, int | None) or not isinstance(version, str | None) or (size or 0) < 0:
+        raise ConfigurationError(f"a reference holds a URI, a size in bytes and a version as text, not {size!r} and {version!r}")
+    return uri, size, version

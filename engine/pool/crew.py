@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..memory.segment import Segment
 
 _TAIL_BYTES = 2048
+_MAX_COMMANDS = 1024
+"""Commands in one message: of 4.2 KB each, with the longest path there can be, they are a quarter of the longest message."""
 _FAREWELL_S = 1.0
 """How long a worker may take to stop by itself before it is killed."""
 
@@ -104,10 +106,13 @@ class Crew:
 
     def send(self, worker: int, commands: list[Command]) -> None:
         """Queues commands; for a worker that is dying they are lost, and its death will say so."""
-        self._hub.send(worker, encode(commands))
+        # All parts of a dead worker may go to one other at once; ZeroMQ drops the peer of a message that is too long.
+        for start in range(0, len(commands), _MAX_COMMANDS):
+            self._hub.send(worker, encode(commands[start : start + _MAX_COMMANDS]))
 
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting: what was said, and then who has died."""
+        self._note_deaths(self._epoll.poll(0))
         yield from self._receive()
         deaths = [member for member in self._members.values() if member.is_over and member.process.poll() is not None]
         if deaths:
@@ -122,14 +127,18 @@ class Crew:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something happens, at most `timeout_s`. Needs no lock: it touches nothing but the epoll set."""
-        for fd, _ in self._epoll.poll(timeout_s):
+        events = self._epoll.poll(timeout_s)
+        self._note_deaths(events)
+        if any(fd == self._wake_fd for fd, _ in events):
+            # Several threads may have been woken by one call; the first takes it.
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._wake_fd)
+
+    def _note_deaths(self, events: list[tuple[int, int]]) -> None:
+        for fd, _ in events:
             member = self._by_pidfd.get(fd)
             if member is not None:
                 member.is_over = True
-            elif fd == self._wake_fd:
-                # Several threads may have been woken by one call; the first takes it.
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
 
     def wake(self, num: int) -> None:
         """Ends a `wait` of another thread."""

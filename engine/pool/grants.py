@@ -4,7 +4,8 @@ Rules:
 
 * Slots are granted in sequence order, so the head of the line can always be delivered. Where it cannot have one because later items
   of its run fill the memory, the latest of those are recalled and come again; where the objects of a run that nobody reads fill it,
-  the same happens to them, but only when somebody waits and it helps.
+  the same happens to them, but only when somebody waits and it helps. Where other runs take all that gets free, they get nothing
+  until the one that somebody waits for is served: a large object would never come beside a stream of small ones.
 * A part that wants more room gives its slot back first, so that no two of them can starve each other, and waits in the worker, its
   connection open. At most `jobs` wait so in one worker, and never all the parts that it may have: what is granted always moves.
 * At most `depth` parts lie with a worker, and as many items per worker are in flight or ready together; the head of the line is never
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import S3dlioError
-from .items import Item, ItemState, Part, Run, Worker
+from .items import Item, ItemState, Part, Run, Worker, is_strong
 from .ledger import Ledger
 from .messages import CancelPart, Command, FetchPart, SupplySpace
 
@@ -47,16 +48,24 @@ class Grants(Ledger):
         self._jobs = jobs
         self._part_bytes = part_bytes
         self._split_above_bytes = split_above_bytes
+        self._max_guess_bytes = min(max(_FIRST_GUESS_BYTES, slots.cap_bytes // (4 * jobs)), slots.cap_bytes)
+        """One large object must not have the small ones after it fill the memory with empty room."""
         self._guess_bytes = min(_FIRST_GUESS_BYTES, slots.cap_bytes)
         """Room for an object of unknown size: the largest of late, forgotten by 1/64 per object."""
+        self._starved: Run | None = None
+        """A run whose consumer waits, and whose next object finds no room: what gets free is kept for it."""
         self._last_part = 0
 
     def drain(self) -> dict[int, list[Command]]:
         """Grants what can be granted and returns all commands since the last time, by worker."""
         if self._unsent:
             self._send_unsent()
+        if self._starved is not None and not self._grant(self._starved):
+            self._starved = None
         for run in self._runs:
-            self._grant(run)
+            # Where nothing is in flight, nothing gets free by itself: then keeping it for one would only hold up the others.
+            if self._starved is None or not self.num_in_flight:
+                run.is_starved = self._grant(run)
         if len(self._runs) > 1:
             self._runs.append(self._runs.pop(0))
         if len(self._parts) > self.num_in_flight:
@@ -67,15 +76,15 @@ class Grants(Ledger):
                 batches[worker.index], worker.commands = worker.commands, []
         return batches
 
-    def _grant(self, run: Run) -> None:
-        """Serves a run in sequence order, until memory or workers are used up."""
+    def _grant(self, run: Run) -> bool:
+        """Serves a run in sequence order, until memory or workers are used up; returns whether it was memory."""
         limit = len(self._workers) * self.depth
         pending = run.pending
         while pending:
             item = pending[0]
             if run.wanting and run.wanting[0].item.seq < item.seq:
                 if not self._supply_first(run):
-                    return
+                    return True
                 continue
             if run.num_granted >= limit and not (run.is_ordered and item.seq == run.next_seq):
                 break
@@ -85,15 +94,17 @@ class Grants(Ledger):
             if not self._place(item):
                 if self._relieve(run, item):
                     continue
-                return
+                return True
             pending.popleft()
             run.num_granted += 1
             if item.error is None:
                 self._send_item(item, worker)
             else:
                 self._done(item, ItemState.FAILED)
-        while run.wanting and self._supply_first(run):
-            pass
+        while run.wanting:
+            if not self._supply_first(run):
+                return True
+        return False
 
     def _least_loaded(self) -> Worker | None:
         best = None
@@ -141,7 +152,7 @@ class Grants(Ledger):
             return True
         end = part.end
         assert end is not None
-        if part.version is not None and self._may_split(end, item):
+        if is_strong(part.version) and self._may_split(end, item):
             part.end = min(self._part_bytes, end)
             self._add_parts(item, part.end, end, part.version)
         # No more room than it may write: the rest of the slot is for other parts, perhaps in other workers.
@@ -222,7 +233,7 @@ class Grants(Ledger):
 
     def _may_split(self, size: int, item: Item) -> bool:
         """Whether an object is large, connections would be idle otherwise, and its parts can be told to be of one version."""
-        if size <= self._split_above_bytes or item.has_no_version:
+        if size <= self._split_above_bytes or item.has_no_version or (item.version is not None and not is_strong(item.version)):
             return False
         return self.num_in_flight + len(item.run.pending) < len(self._workers) * self._jobs
 

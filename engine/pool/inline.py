@@ -12,13 +12,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import settings
-from ..errors import S3dlioError
+from ..errors import InsufficientMemoryError, S3dlioError
 from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
 from ..memory.arena import Arena
@@ -128,7 +128,9 @@ class InlineFetcher:
             for fetch in fetches:
                 num = guess if fetch.size is None else fetch.size
                 if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
-                    fetch.out = self._room(views, fetch.token, num)
+                    # Where memory is short, the request itself finds out how much it needs, and fails by itself if it must.
+                    with suppress(InsufficientMemoryError):
+                        fetch.out = self._room(views, fetch.token, num)
 
     def _room(self, views: list[Any], index: int, num: int) -> memoryview:
         """Makes the view before its bytes are there: whatever becomes of the request, dropping it gives the memory back."""

@@ -20,6 +20,7 @@ import msgspec
 if TYPE_CHECKING:
     from ..errors import S3dlioError
     from ..memory.slots import Slot
+    from ..memory.view import BytesView
     from .messages import Command
 
 
@@ -37,7 +38,7 @@ class ItemState(IntEnum):
 class Run:
     """One `fetch`: its items, in the order in which they were offered."""
 
-    __slots__ = ("done", "is_closed", "is_exhausted", "is_ordered", "next_seq", "num_granted", "num_offered", "pending", "wanting")
+    __slots__ = ("done", "is_exhausted", "is_ordered", "is_starved", "next_seq", "num_granted", "num_offered", "pending", "wanting")
 
     def __init__(self, is_ordered: bool) -> None:
         self.is_ordered = is_ordered
@@ -55,7 +56,8 @@ class Run:
         """Items that are FETCHING, READY or FAILED."""
         self.is_exhausted = False
         """Whether no more items will be offered."""
-        self.is_closed = False
+        self.is_starved = False
+        """Whether its next item found no room."""
 
     @property
     def is_next_done(self) -> bool:
@@ -97,6 +99,14 @@ class Item(msgspec.Struct, eq=False):
     """How long its slowest part took."""
     worker: int = -1
     """Who fetched its last part."""
+    view: BytesView | None = None
+    """The view of a DELIVERED item, until it is handed out."""
+
+    def pop_view(self) -> BytesView:
+        """Hands the view out, and holds it no longer."""
+        view, self.view = self.view, None
+        assert view is not None
+        return view
 
     @property
     def is_withdrawn(self) -> bool:
@@ -131,3 +141,8 @@ class Worker:
         """Parts sent and not yet answered."""
         self.commands: list[Command] = []
         """What it has not been sent yet; a dead worker takes this along."""
+
+
+def is_strong(version: str | None) -> bool:
+    """Whether equal versions mean equal bytes: not without one, nor for a weak ETag. Source: RFC 9110 §8.8.3."""
+    return version is not None and not version.startswith("W/")

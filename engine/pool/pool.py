@@ -9,13 +9,13 @@ Forks: a child inherits a copy of everything and may use none of it. It forgets 
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -24,7 +24,6 @@ from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeld
 from .core import Core, Wanted
 
 if TYPE_CHECKING:
-    from ..memory.arena import Arena
     from ..memory.view import BytesView
     from .items import Item, Run
 
@@ -34,8 +33,8 @@ _WAIT_S = 0.25
 """A wait is cut into pieces of this length, so that Ctrl-C, other threads and stopped workers are noticed."""
 _PULL_S = 0.005
 """How long the caller's iterable is read before what it gave is fetched: a slow one delays nothing but itself."""
-_GRACE_S = 0.5
-"""How long views held by other threads may delay a pool before that is an error."""
+_GRACE_S = 10.0
+"""How long views that other threads may hold can delay a pool before that is an error: longer than most training steps."""
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
@@ -114,89 +113,120 @@ class Pool:
     def _iterate(
         self, wanted: Iterator[Wanted], ordered: bool, errors: str
     ) -> Iterator[tuple[str, BytesView | S3dlioError]]:
-        for item, arena in self.fetch_items(wanted, ordered):
+        for item in self.fetch_items(wanted, ordered):
             if item.error is None:
-                yield item.uri, self.lease(item, arena)
+                yield item.uri, item.pop_view()
             elif errors == "return":
                 yield item.uri, item.error
             else:
                 raise item.error
 
-    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[tuple[Item, Arena]]:
-        """Yields items, READY or FAILED, and the memory they lie in; each READY one must be given to `lease`."""
+    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[Item]:
+        """Yields items, with their views or FAILED."""
         return self._run(wanted, ordered, Core.take)
 
-    def fetch_and_free(self, wanted: Iterator[Wanted]) -> Iterator[tuple[list[Item], Arena]]:
-        """Yields items, READY or FAILED, as they complete, many at once; their slots are free again, unread."""
+    def fetch_and_free(self, wanted: Iterator[Wanted]) -> Iterator[list[Item]]:
+        """Yields items as they complete, or have failed, many at once; their slots are free again, unread."""
         return self._run(wanted, False, Core.take_and_free)
 
-    def _run(
-        self, wanted: Iterator[Wanted], ordered: bool, take: Callable[[Core, Run], T | None]
-    ) -> Iterator[tuple[T, Arena]]:
+    def _run(self, wanted: Iterator[Wanted], ordered: bool, take: Callable[[Core, Run], T | None]) -> Iterator[T]:
         """Runs through all that is wanted, and yields what `take` gives of it."""
         core = self._current()
         with self._lock:
             run = core.scheduler.open_run(ordered)
         try:
             while (taken := self._next(core, run, wanted, take)) is not None:
-                yield taken, core.arena
+                yield taken
+                # What was handed out is the caller's alone: nothing here may keep a view.
+                del taken
         finally:
             self._over.append(run)
             self._close_runs(core)
 
-    def lease(self, item: Item, arena: Arena) -> BytesView:
-        """Returns the view of a READY item."""
-        assert item.slot is not None
-        with self._lock:
-            return arena.lease(item.slot, item.nbytes)
-
     def _next(self, core: Core, run: Run, wanted: Iterator[Wanted], take: Callable[[Core, Run], T | None]) -> T | None:
         """Returns what is next in a run, waiting for it; None at the end."""
-        stuck_since_s: float | None = None
+        patience = _Patience()
         while True:
             with self._lock:
-                self._check_use(core)
-                taken = None if core.is_move_due(run) else take(core, run)
-                if taken is not None:
-                    return taken
-                if core.scheduler.is_finished(run):
-                    return None
-                num = core.scheduler.num_wanted(run)
-            # The user's own code runs outside the lock: it may be slow, and may use this pool.
-            more, is_last = _pull(wanted, num)
-            with self._lock, self._unbroken(core):
-                self._check_use(core)
-                self._close_over(core)
-                core.offer(run, more)
-                run.is_exhausted |= is_last
-                has_moved = core.move()
-                taken = take(core, run)
-                if taken is not None or has_moved or core.has_news() or (len(more) < num and not is_last):
-                    core.wake()
+                try:
+                    self._check_use(core)
+                    taken = None if core.is_move_due(run) else take(core, run)
                     if taken is not None:
                         return taken
-                    continue
-                core.scheduler.deepen(run)
-                if core.scheduler.has_commands:
-                    continue
-                core.check_workers()
-                stuck_since_s = self._check_views(core, run, stuck_since_s)
-                core.num_waiting += 1
-            self._wait(core, _WAIT_S if stuck_since_s is None else 0.01)
+                    if core.scheduler.is_finished(run):
+                        return None
+                    num = core.scheduler.num_wanted(run)
+                except BaseException as error:
+                    self._break(core, error)
+                    raise
+            # The user's own code runs outside the lock: it may be slow, and may use this pool.
+            more, is_last = _pull(wanted, num)
+            with self._lock:
+                try:
+                    self._check_use(core)
+                    core.offer(run, more)
+                    run.is_exhausted |= is_last
+                    has_moved = self._move(core)
+                    taken = take(core, run)
+                    if taken is not None:
+                        return taken
+                    is_more_to_pull = len(more) < num and not is_last
+                    must_wait = not (has_moved or is_more_to_pull) and self._must_wait(core, run, patience)
+                    core.num_waiting += must_wait
+                except BaseException as error:
+                    self._break(core, error)
+                    raise
+            if must_wait:
+                self._wait(core, _WAIT_S if patience.since_s is None else 0.01)
+            elif patience.must_collect:
+                # Views in reference cycles are held by nobody. Outside the lock: a collection may run any code.
+                patience.must_collect = False
+                gc.collect()
 
-    @contextmanager
-    def _unbroken(self, core: Core) -> Iterator[None]:
-        """Throws the core away if Ctrl-C strikes inside: a command or an event may have been lost between two lines.
+    def _move(self, core: Core) -> bool:
+        """Sends and takes what can be, for all runs; returns whether anything has come."""
+        while self._over:
+            core.scheduler.close_run(self._over.popleft())
+        has_moved = core.move()
+        if has_moved:
+            core.wake()
+        return has_moved
+
+    def _must_wait(self, core: Core, run: Run, patience: _Patience) -> bool:
+        """Returns whether there is nothing left to do for `run` but to wait.
+
+        Raises:
+            ViewsHeldError: Waiting is in vain.
+            WorkerLostError: So it is.
+        """
+        if core.scheduler.is_finished(run) or core.has_news():
+            return False
+        core.scheduler.deepen(run)
+        if core.scheduler.has_commands:
+            return False
+        core.check_workers()
+        try:
+            has_room = core.check_views(run)
+        except ViewsHeldError:
+            if not patience.has_collected:
+                patience.has_collected = patience.must_collect = True
+                return False
+            now_s = time.monotonic()
+            patience.since_s = patience.since_s or now_s
+            # At once, if no other thread could release a view.
+            if threading.active_count() == 1 or now_s - patience.since_s > _GRACE_S:
+                raise
+            return True
+        patience.since_s = None
+        return not has_room
+
+    def _break(self, core: Core, error: BaseException) -> None:
+        """Throws the core away if Ctrl-C struck inside: a command or an event may have been lost between two lines.
 
         The next use makes another core. Errors of our own are raised where nothing is lost.
         """
-        try:
-            yield
-        except S3dlioError:
-            raise
-        except BaseException:
+        if not isinstance(error, S3dlioError):
             self._throw_away(core)
-            raise
 
     def _throw_away(self, core: Core) -> None:
         """Closes a core, at once or by the last thread that waits on it: its descriptors may be another file's a moment later."""
@@ -206,18 +236,6 @@ class Pool:
         core.wake()
         if not core.num_waiting:
             core.finalizer()
-
-    def _check_views(self, core: Core, run: Run, since_s: float | None) -> float | None:
-        """Raises ViewsHeldError if only the release of a view can help, at once if no other thread could do that."""
-        try:
-            core.check_views(run)
-        except ViewsHeldError:
-            now_s = time.monotonic()
-            since_s = since_s or now_s
-            if threading.active_count() == 1 or now_s - since_s > _GRACE_S:
-                raise
-            return since_s
-        return None
 
     def _wait(self, core: Core, timeout_s: float) -> None:
         begun_s = time.monotonic()
@@ -240,15 +258,12 @@ class Pool:
             return
         try:
             if self._core is core:
-                with self._unbroken(core):
-                    self._close_over(core)
-                    core.move()
+                self._move(core)
+        except BaseException as error:
+            self._break(core, error)
+            raise
         finally:
             self._lock.release()
-
-    def _close_over(self, core: Core) -> None:
-        while self._over:
-            core.scheduler.close_run(self._over.popleft())
 
     @property
     def started_s(self) -> float | None:
@@ -258,24 +273,29 @@ class Pool:
     def stats(self) -> dict[str, Any]:
         """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
         core = self._current()
-        with self._lock, self._unbroken(core):
-            self._check_use(core)
-            self._close_over(core)
-            if core.move():
-                core.wake()
-            slots = core.arena.slots
-            return {
-                "objects": core.scheduler.num_delivered,
-                "failed": core.scheduler.num_failed,
-                "bytes": core.scheduler.num_bytes,
-                "in_flight": core.scheduler.num_in_flight,
-                "views_held": core.arena.num_leased,
-                "workers": core.num_workers,
-                "worker_restarts": core.num_restarts,
-                "memory_cap_bytes": slots.cap_bytes,
-                "memory_reserved_bytes": slots.reserved_bytes,
-                "memory_used_bytes": slots.used_bytes,
-            }
+        with self._lock:
+            try:
+                self._check_use(core)
+                self._move(core)
+                return self._counts(core)
+            except BaseException as error:
+                self._break(core, error)
+                raise
+
+    def _counts(self, core: Core) -> dict[str, Any]:
+        slots = core.arena.slots
+        return {
+            "objects": core.scheduler.num_delivered,
+            "failed": core.scheduler.num_failed,
+            "bytes": core.scheduler.num_bytes,
+            "in_flight": core.scheduler.num_in_flight,
+            "views_held": core.arena.num_leased,
+            "workers": core.num_workers,
+            "worker_restarts": core.num_restarts,
+            "memory_cap_bytes": slots.cap_bytes,
+            "memory_reserved_bytes": slots.reserved_bytes,
+            "memory_used_bytes": slots.used_bytes,
+        }
 
     def close(self) -> None:
         """Ends the workers and closes everything; views that exist stay readable. May be called again."""
@@ -284,7 +304,8 @@ class Pool:
             core = self._core
             if core is not None:
                 self._throw_away(core)
-                self._has_left.wait_for(lambda: not core.finalizer.alive, 2 * _WAIT_S)
+                if not self._has_left.wait_for(lambda: not core.finalizer.alive, 2 * _WAIT_S):
+                    core.finalizer()
         _pools.discard(self)
 
     def __enter__(self) -> Self:
@@ -323,6 +344,16 @@ class Pool:
         self._lock = threading.Lock()
         self._has_left = threading.Condition(self._lock)
         self._over.clear()
+
+
+class _Patience:
+    """What a consumer has tried against memory that only views hold."""
+
+    def __init__(self) -> None:
+        self.since_s: float | None = None
+        """Since when there is nothing to try any more."""
+        self.must_collect = False
+        self.has_collected = False
 
 
 def _pull(wanted: Iterator[Wanted], num: int) -> tuple[list[Wanted], bool]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..errors import InternalError, ObjectChangedError, S3dlioError, TruncatedBodyError, rebuild_error
 from .grants import Grants
-from .items import Item, ItemState, Part, Run, Worker
+from .items import Item, ItemState, Part, Run, Worker, is_strong
 from .messages import Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
 
 if TYPE_CHECKING:
@@ -105,10 +105,12 @@ class Scheduler(Grants):
 
     def close_run(self, run: Run) -> None:
         """Drops what a run has not delivered; its slots are free as soon as nobody writes them."""
-        if run.is_closed or run not in self._runs:
+        if run not in self._runs:
             return
-        run.is_closed = run.is_exhausted = True
+        run.is_exhausted = True
         self._runs.remove(run)
+        if self._starved is run:
+            self._starved = None
         items = {part.item.seq: part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run}
         for item in (*items.values(), *run.done.values()):
             self._drop(item)
@@ -122,6 +124,8 @@ class Scheduler(Grants):
         Where memory is full of objects that other runs have ready, some come again later. Where a worker has run dry while there was
         work, it should have had more.
         """
+        if run.is_starved and self._starved is None:
+            self._starved = run
         if self.is_stuck(run):
             self._make_way(run)
         if self.depth >= _MAX_DEPTH or not (run.pending or not run.is_exhausted):
@@ -136,6 +140,11 @@ class Scheduler(Grants):
         if self.num_in_flight or self._unsent or not self._workers:
             return False
         return not run.is_next_done and bool(run.pending or run.wanting)
+
+    def shrink_ready(self) -> int:
+        """Gives back what ready objects have of room that they do not fill; returns how many bytes."""
+        items = [item for run in self._runs for item in run.done.values() if item.slot is not None]
+        return sum(self._slots.shrink(item.slot, item.nbytes) for item in items if item.slot is not None)
 
     # The workers' side.
 
@@ -195,7 +204,7 @@ class Scheduler(Grants):
         item.elapsed_s = max(item.elapsed_s, event.elapsed_s)
         if item.num_parts == 1:
             size, guess = event.size, self._guess_bytes
-            self._guess_bytes = size if size > guess else max(guess - (guess >> 6), _MIN_GUESS_BYTES)
+            self._guess_bytes = min(size, self._max_guess_bytes) if size > guess else max(guess - (guess >> 6), _MIN_GUESS_BYTES)
             if event.received != size:
                 self._fail(item, TruncatedBodyError(f"{event.received} of {size} bytes came", uri=item.uri))
         else:
@@ -209,8 +218,8 @@ class Scheduler(Grants):
         assert part.end is not None
         if item.seen_version is None:
             item.seen_version = event.version
-        item.has_no_version |= event.version is None
-        is_same_version = event.version is not None and event.version == item.seen_version
+        item.has_no_version |= not is_strong(event.version)
+        is_same_version = is_strong(event.version) and event.version == item.seen_version
         if not is_same_version or event.received != part.end - part.start:
             self._fail(item, ObjectChangedError("the object changed while its parts were read", uri=item.uri))
 
