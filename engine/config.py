@@ -189,3 +189,12 @@ def _convert(source: str, name: str, value: Any) -> Any:
     if not isinstance(found, bool) and (found < _MINIMUM.get(name, 0) or (name.endswith("_s") and found <= 0)):
         raise ConfigurationError(f"{where}: {value!r} is too small")
     return found
+
+
+def _renew_lock() -> None:
+    # Another thread may hold it at the moment of a fork; the child would wait for ever.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

@@ -62,14 +62,18 @@ class Connection(AnswerReceiver):
             raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
         self.phase = _CONNECTING if problem else _IDLE
 
-    def start(self, fetch: Fetch) -> None:
+    def start(self, fetch: Fetch, request: bytes) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
+
+        Args:
+            fetch: Whose answer is received then.
+            request: What it builds.
 
         Raises:
             ConnectFailedError: The connection broke.
         """
         self.fetch = fetch
-        self._unsent = fetch.build()
+        self._unsent = request
         if self.phase is not _CONNECTING:
             self.phase = _SENDING
             self.send()

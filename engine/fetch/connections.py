@@ -27,6 +27,8 @@ class Connections:
         self._grant = grant
         self._sites: dict[Origin, Site] = {}
         self._by_fd: dict[int, Connection] = {}
+        self.oldest_s = 0.0
+        """What was used last before this, by the monotonic clock, is not used again."""
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -43,7 +45,11 @@ class Connections:
         if site.idle:
             connection = site.idle.pop()
             del self._by_fd[connection.fd]
-            return connection
+            if connection.stamp_s >= self.oldest_s:
+                return connection
+            # The warmest is too old, and so are all.
+            connection.close()
+            self.drop_old()
         while len(self._by_fd) > max_idle:
             self._drop(next(iter(self._by_fd.values())))
         connection = Connection(site, _address(site), self._grant)
@@ -51,7 +57,7 @@ class Connections:
         return connection
 
     def keep(self, connection: Connection, now_s: float) -> None:
-        """Takes a connection back that has no request."""
+        """Takes a connection back that has no request; from now on its stamp is of the monotonic clock, which no caller stops."""
         connection.stamp_s = now_s
         self._by_fd[connection.fd] = connection
         connection.site.idle.append(connection)
@@ -66,9 +72,9 @@ class Connections:
         if connection is not None:
             self._drop(connection)
 
-    def drop_older(self, than_s: float) -> None:
-        """Closes what was last used before `than_s`."""
-        for connection in [c for c in self._by_fd.values() if c.stamp_s < than_s]:
+    def drop_old(self) -> None:
+        """Closes what was last used before `oldest_s`."""
+        for connection in [c for c in self._by_fd.values() if c.stamp_s < self.oldest_s]:
             self._drop(connection)
 
     def close(self) -> None:

@@ -52,9 +52,10 @@ class HeadShape:
 
 def _value_of(raw: bytes, lower: bytes, name: bytes) -> _Span | None:
     """Returns where the value of a header stands, if it stands there once and is written plainly: one space, and then a word."""
-    start = lower.find(b"\r\n%b: " % name) + len(name) + 4
+    line = lower.find(b"\r\n%b: " % name)
+    start = line + len(name) + 4
     end = raw.find(b"\r\n", start)
-    if lower.count(b"\r\n%b:" % name) != 1 or end - start < 3 or raw[start:end] != raw[start:end].strip():
+    if line < 0 or lower.count(b"\r\n%b:" % name) != 1 or end - start < 3 or raw[start:end] != raw[start:end].strip():
         return None
     return start, end
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError
+from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError
 from .answer import Phase
 from .connection import Connection
 from .connections import Connections
@@ -209,6 +209,7 @@ class FetchLoop:
 
     def _start_queued(self) -> None:
         """Sends the next requests, on connections that hold nothing which nobody asked for."""
+        self._idle.oldest_s = time.monotonic() - self.limits.idle_connection_s
         # Without this look, what a broken server sends behind a body would pass for the next object.
         for fd, _ in self._epoll.poll(0):
             self._idle.on_event(fd)
@@ -218,6 +219,8 @@ class FetchLoop:
     def _begin(self, fetch: Fetch) -> None:
         fetch.begin(self._now + self.limits.deadline_s)
         try:
+            # Before there is a connection: what cannot even be asked for costs none.
+            request = fetch.build()
             connection = self._idle.take(fetch.wire.origin, self.max_connections - len(self._active))
         except S3dlioError as error:
             self._retry(fetch, error)
@@ -225,7 +228,7 @@ class FetchLoop:
         self._active[connection.fd] = connection
         connection.stamp_s = self._now
         try:
-            connection.start(fetch)
+            connection.start(fetch, request)
         except S3dlioError as error:
             self._on_failure(connection, error)
             return
@@ -238,7 +241,7 @@ class FetchLoop:
         return False
 
     def _read_local(self) -> None:
-        """Reads one local object: between two, sockets and messages get their turn."""
+        """Reads one piece of a local object: between two, sockets and messages get their turn."""
         fetch = self._local.popleft()
         if not fetch.begun_s:
             fetch.begun_s = time.monotonic()
@@ -247,11 +250,16 @@ class FetchLoop:
         try:
             fetch.wire.read(fetch, self.grant)
         except S3dlioError as error:
+            if isinstance(error, ObjectChangedError) and wait_before_retry(fetch, error, self.limits) is not None:
+                self._local.appendleft(fetch)
+                return
             fetch.error = finish_error(fetch, error)
             self._finish(fetch, State.FAILED)
             return
         if fetch.state is State.WANTS_SPACE:
             self._finished.append(fetch)
+        elif fetch.received < fetch.missing_space:
+            self._local.appendleft(fetch)
         else:
             self._finish(fetch, _DONE)
 
@@ -305,7 +313,6 @@ class FetchLoop:
             self._queue.appendleft(fetch)
         else:
             self._retry(fetch, error)
-        self._start_queued()
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
@@ -330,7 +337,7 @@ class FetchLoop:
         del self._active[connection.fd]
         connection.fetch = None
         if connection.phase is _IDLE:
-            self._idle.keep(connection, self._now)
+            self._idle.keep(connection, time.monotonic())
 
     def _drop(self, connection: Connection) -> None:
         self._active.pop(connection.fd, None)
@@ -393,7 +400,8 @@ class FetchLoop:
                 self._on_failure(connection, StoreTimeoutError("the request did not end before its deadline"))
             elif waits_s > limit_s:
                 self._on_failure(connection, StoreTimeoutError(f"{what} within {limit_s:g} s"))
-        self._idle.drop_older(self._now - limits.idle_connection_s)
+        self._idle.oldest_s = time.monotonic() - limits.idle_connection_s
+        self._idle.drop_old()
 
 
 def no_space(fetch: Fetch) -> None:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .http1 import ResponseHead
 
-_MAX_LESSONS: Final = 8
-"""Heads that are new each time are not worth their shapes."""
+_LESSONS: Final = 8
+_LATER_LESSON_EVERY: Final = 256
+"""Heads that are new each time are not worth their shapes (0.3 ms each); but what a server says may change for good."""
 
 Address = tuple[int, tuple[object, ...]]
 """Family and socket address."""
@@ -30,7 +31,7 @@ class Origin(NamedTuple):
 class Site:
     """One origin, as one loop knows it."""
 
-    __slots__ = ("_num_lessons", "addresses", "addresses_until_s", "idle", "origin", "shape")
+    __slots__ = ("_num_unknown", "addresses", "addresses_until_s", "idle", "origin", "shape")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -42,13 +43,14 @@ class Site:
         """Until when they hold."""
         self.shape: HeadShape | None = None
         """Of the head that was parsed last."""
-        self._num_lessons = 0
+        self._num_unknown = 0
+        """Heads that had to be parsed although they had the length of the last."""
 
     def __str__(self) -> str:
         return f"{self.origin.host}:{self.origin.port}"
 
     def learn(self, head: ResponseHead) -> None:
         """Expects heads like this one."""
-        if self._num_lessons < _MAX_LESSONS:
-            self._num_lessons += 1
+        self._num_unknown += 1
+        if self._num_unknown <= _LESSONS or self._num_unknown % _LATER_LESSON_EVERY == 0:
             self.shape = HeadShape(head)

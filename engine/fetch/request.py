@@ -53,7 +53,9 @@ class LocalWire(Protocol):
     is_local: bool
 
     def read(self, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
-        """Fills `fetch.out` and sets `received`, `size`, `end` and `version`; or leaves the state WANTS_SPACE, where `grant` has none.
+        """Fills the next piece of `fetch.out` and sets `received`, `size`, `end` and `version`; where `grant` has no room, the state.
+
+        It is called until all is received: a piece takes so long at most that nobody takes the reader for one that hangs.
 
         Raises:
             S3dlioError: As the file system says.

@@ -4,7 +4,7 @@ Owns the way of a slot from grant to release. Not thread-safe: its user serialis
 anywhere, by leases that end.
 
 At a fork, slots that are leased are retired: the child may read them for as long as it lives. The child itself inherits the mapping
-and abandons everything else (`abandon`): its copy of the books would grant memory that the parent uses.
+and abandons everything else (`core.py` does): its copy of the books would grant memory that the parent uses.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Arena:
 
 
 _LOCK_PATIENCE_S = 1.0
-"""How long a fork waits for a lock: it is held for microseconds, unless the thread that forks holds it itself (a signal handler may)."""
+"""How long a fork waits for a lock: it is held for microseconds, or while the kernel reserves pages; but the thread that forks may hold it
+itself, in a signal handler."""
 
 _held_by_fork: list[threading.Lock] = []
 

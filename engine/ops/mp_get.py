@@ -50,7 +50,8 @@ def mp_get(
 ) -> dict[str, Any]:
     """Reads objects into shared memory through `procs` worker processes, in the order in which they complete.
 
-    The workers stay warm for the next call; `s3dlio.shutdown()` ends them.
+    The workers stay warm for the next call of the same `procs`, `jobs` and `memory_bytes` (two such pools are kept); `s3dlio.shutdown()`
+    ends them.
 
     Args:
         uri: A directory-like prefix; `/` is added where it is missing.
@@ -80,18 +81,18 @@ def mp_get(
         raise ConfigurationError("procs and jobs must be at least 1, num at least 0")
     names = _names(uri, num, template, uris)
     # The workers start while this process imports what it needs to resolve credentials.
-    pool = warm_pool(procs, jobs, memory_bytes)
-    tally = _Tally(begun_s, progress)
-    wanted = tally.counting(names)
-    if sink is None:
-        for items in pool.fetch_and_free(wanted):
-            tally.add(items)
-    else:
-        for item in pool.fetch_items(wanted, ordered=False):
-            if item.error is None:
-                sink(item.uri, item.pop_view())
-            tally.add([item])
-    return tally.result(pool)
+    with warm_pool(procs, jobs, memory_bytes) as pool:
+        tally = _Tally(begun_s, progress)
+        wanted = tally.counting(names)
+        if sink is None:
+            for items in pool.fetch_and_free(wanted):
+                tally.add(items)
+        else:
+            for item in pool.fetch_items(wanted, ordered=False):
+                if item.error is None:
+                    sink(item.uri, item.pop_view())
+                tally.add([item])
+        return tally.result(pool)
 
 
 def _names(

@@ -10,7 +10,9 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
 
 from ..errors import (
     ConfigurationError,
@@ -125,10 +127,10 @@ class Core:
         """Adds items to a run. What has no store fails as an item of its own."""
         stores, offer = self._stores, self.scheduler.offer
         for one in wanted:
-            uri, size, version = one, None, None
+            uri: str = one if type(one) is str else str(getattr(one, "uri", one))
+            size, version = None, None
             try:
                 if type(one) is not str:
-                    uri = str(getattr(one, "uri", one))
                     uri, size, version = _facts(one)
                 store, key = locate(uri)
                 if self._num_procs and not uri.isascii():
@@ -366,7 +368,10 @@ def _check_sendable(uri: str, version: str | None) -> None:
         raise InvalidUriError("the name is not UTF-8 and cannot be sent to a worker; use get, or procs=0", uri=clean(uri)) from None
 
 
-def _facts(wanted: Any) -> tuple[Any, int | None, str | None]:
+_Size = Annotated[int, msgspec.Meta(ge=0)]
+
+
+def _facts(wanted: Any) -> tuple[str, int | None, str | None]:
     """Returns URI, size and version of what is not a plain text.
 
     Raises:
@@ -375,6 +380,8 @@ def _facts(wanted: Any) -> tuple[Any, int | None, str | None]:
     if not isinstance(wanted, (ObjectRef, ObjectInfo, ListEntry)):
         return str(parse_uri(wanted)), None, None
     uri, size, version = wanted.uri, wanted.size, wanted.version
-    if not isinstance(uri, str) or not isinstance(size, int | None) or not isinstance(version, str | None) or (size or 0) < 0:
-        raise ConfigurationError(f"a reference holds a URI, a size in bytes and a version as text, not {size!r} and {version!r}")
-    return uri, size, version
+    try:
+        # Nothing checked the types when the reference was made, and a worker would die of them.
+        return msgspec.convert((uri, size, version), tuple[str, _Size | None, str | None])
+    except msgspec.ValidationError as error:
+        raise ConfigurationError("a reference holds a URI, a size in bytes and a version as text", cause=str(error)) from None

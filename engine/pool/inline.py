@@ -2,7 +2,7 @@
 
 A caller borrows a whole fetch loop, with its warm connections, and gives it back: no lock is held while it waits, and nobody waits for
 another. (Tried: as fast as a leader/follower scheme with 16 and 128 threads, and far simpler.) What it reads is the caller's: slots
-are granted beyond the cap, exactly as large as the object, in one arena of the process.
+are granted beyond the cap, as large as the object, in one arena of the process.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class InlineFetcher:
     def __init__(self) -> None:
         limits = settings()
         self._lock = threading.Lock()
-        """Guards the arena's books; held for a microsecond at a time, never while waiting."""
+        """Guards the arena's books; held for a microsecond, or while the kernel reserves new pages (290 ms/GiB)."""
         self._arena = Arena(limits.memory_bytes, limits.poison_freed, self._lock)
         self._is_closed = False
-        self._next_look_s = 0.0
+        self._next_look_s = time.monotonic() + _LOOK_S
         """When the coldest loop is looked at again."""
         self._loops: deque[FetchLoop] = deque()
         """Loops that nobody has borrowed; the warmest on the right."""
@@ -72,7 +72,12 @@ class InlineFetcher:
         with self._borrow(1) as loop:
             loop.grant = partial(self._grant, views)
             self._guess(views, [fetch])
-            _run_to_end(loop, fetch)
+            try:
+                _run_to_end(loop, fetch)
+            except S3dlioError:
+                # The error's traceback keeps this frame, and should not keep the memory.
+                views[0] = fetch.out = None
+                raise
         return self._view(views, fetch)
 
     def fetch_many(self, refs: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
@@ -104,18 +109,22 @@ class InlineFetcher:
 
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
+        return self._exact_view([None], 0, 0)
+
+    def _exact_view(self, views: list[Any], index: int, num: int) -> BytesView:
         with self._lock:
-            self._arena.collect()
-            slot = self._arena.slots.allocate(0, beyond_cap=True)
-            assert slot is not None
-            return self._arena.lease(slot, 0)
+            self._room(views, index, num)
+        view: BytesView = views[index]
+        return view
 
     def close(self) -> None:
         """Closes connections and the segment's descriptor; views that exist stay readable."""
         self._is_closed = True
-        while self._loops:
-            self._loops.pop().close()
-        self._arena.close()
+        with suppress(IndexError):  # several threads may do this at once
+            while True:
+                self._loops.pop().close()
+        with self._lock:
+            self._arena.close()
 
     def _grant(self, views: list[Any], fetch: Fetch) -> memoryview:
         with self._lock:
@@ -135,11 +144,19 @@ class InlineFetcher:
     def _room(self, views: list[Any], index: int, num: int) -> memoryview:
         """Makes the view before its bytes are there: whatever becomes of the request, dropping it gives the memory back."""
         arena = self._arena
-        if arena.released:
-            arena.collect()
-        slot = arena.slots.allocate(num, beyond_cap=True)
-        assert slot is not None
-        views[index] = arena.lease(slot, num)
+        try:
+            if arena.released:
+                arena.collect()
+            slot = arena.slots.allocate(num, beyond_cap=True)
+            assert slot is not None
+            views[index] = arena.lease(slot, num)
+        except S3dlioError:
+            raise
+        except BaseException:
+            # Ctrl-C in the middle of the books: nobody may go on with them. What was read from them stays readable.
+            self._arena = Arena(settings().memory_bytes, settings().poison_freed, self._lock)
+            arena.close()
+            raise
         return arena.buffer[slot.start : slot.start + num]
 
     def _view(self, views: list[Any], fetch: Fetch) -> BytesView:
@@ -150,14 +167,16 @@ class InlineFetcher:
         self._last_bytes = num
         if view is not None and len(view) == num:
             return view
-        if not num:
-            # It never asked for room, or for none of this size.
-            return self.empty_view()
-        assert view is not None
-        with self._lock:
-            room = self._room(views, fetch.token, num)
-        room[:] = view[:num].data
-        exact: BytesView = views[fetch.token]
+        try:
+            # An empty object never asked for room, and one that is smaller than its guess moves to memory of its own size.
+            exact = self._exact_view(views, fetch.token, num)
+        except InsufficientMemoryError:
+            if view is None:
+                raise
+            part: BytesView = view[:num]
+            return part
+        if view is not None:
+            exact.data[:] = view[:num].data
         return exact
 
     @contextmanager
@@ -212,8 +231,9 @@ def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
     loop.submit(fetch)
     while fetch not in loop.poll(None):
         pass
-    if fetch.error is not None:
-        raise fetch.error
+    error, fetch.error = fetch.error, None
+    if error is not None:
+        raise error
 
 
 def _make_fetch(token: int, ref: ObjectRef | str) -> Fetch:
@@ -233,11 +253,11 @@ _inherited: list[InlineFetcher] = []
 def inline_fetcher() -> InlineFetcher:
     """Returns the process's own fetcher, made at the first call."""
     global _fetcher
-    if _fetcher is None:
+    found = _fetcher
+    if found is None:
         with _making:
-            if _fetcher is None:
-                _fetcher = InlineFetcher()
-    return _fetcher
+            found = _fetcher = _fetcher or InlineFetcher()
+    return found
 
 
 def close_inline() -> None:

@@ -5,6 +5,7 @@ A bucket is opened once: credentials, region and endpoint are resolved then, and
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -83,6 +84,15 @@ def forget_stores() -> None:
     with _lock:
         _stores.clear()
     reset()
+
+
+def _renew_lock() -> None:
+    # Another thread may hold it at the moment of a fork, for as long as opening a bucket takes; the child would wait for ever.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def is_file_scheme(uri: str) -> bool:

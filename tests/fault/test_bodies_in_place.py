@@ -207,3 +207,73 @@ def test_what_is_smaller_than_expected_gets_memory_of_its_own_size(scripted: Scr
     arena.collect()
     # Whole pages, and of small objects at most the power of two around them.
     assert arena.slots.beyond_bytes <= 8 * 49 * 4096 + 4 * 4 * 4096
+
+
+def test_ranges_and_mixed_lengths_are_not_gathered(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3dlio.engine.fetch.answer import AnswerReceiver
+
+    gathered: list[int] = []
+    real = AnswerReceiver._gather
+    monkeypatch.setattr(AnswerReceiver, "_gather", lambda self, out, num: (gathered.append(num), real(self, out, num))[1])
+    body = BODIES[0]
+
+    def answer(request: Request) -> Handler:
+        span = request.headers.get("range")
+        if span is None:
+            return in_one_piece(honest(body[: 900 + 200 * (len(scripted.requests) % 2)]))
+        start, last = map(int, span.removeprefix("bytes=").split("-"))
+        return in_one_piece(Respond(206, {"ETag": '"1"', "Content-Range": f"bytes {start}-{last}/{SIZE}"}, body[start : last + 1]))
+
+    scripted.script = answer
+    for start in range(0, SIZE, 500):
+        assert bytes(s3dlio.get_range("s3://bucket/key", start, 500)) == body[start : start + 500]
+    # A Content-Length of three digits, then one of four, and so on.
+    with s3dlio.Pool(procs=0, jobs=1) as pool:
+        for _, view in pool.fetch(["s3://bucket/key"] * 20):
+            assert bytes(view) == body[: len(view)]
+    assert gathered == []
+
+
+def test_a_guess_that_memory_does_not_allow_is_no_error(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3dlio.engine.pool.inline import inline_fetcher
+
+    scripted.script = lambda request: s3_error(404, "NoSuchKey") if request.path.endswith("no") else in_one_piece(honest(BODIES[0]))
+    uris = ["s3://bucket/key", "s3://bucket/no"]
+    s3dlio.get_many([uris[0]] * 3)
+    slots = inline_fetcher()._arena.slots
+
+    def refuse(*_: object, **__: object) -> None:
+        raise s3dlio.InsufficientMemoryError("none left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slots, "allocate", refuse)
+        found = s3dlio.get_many(uris, errors="return")
+        assert [type(one) for one in found] == [s3dlio.InsufficientMemoryError, s3dlio.NotFoundError]
+        with pytest.raises(s3dlio.NotFoundError):
+            s3dlio.get(uris[1])
+    assert bytes(s3dlio.get(uris[0])) == BODIES[0]
+
+
+def test_p7_an_interrupt_in_the_books_of_the_memory_is_not_gone_on_with(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3dlio.engine.pool.inline import inline_fetcher
+
+    scripted.script = lambda _request: in_one_piece(honest(BODIES[0]))
+    kept = s3dlio.get("s3://bucket/key")
+    arena = inline_fetcher()._arena
+
+    def strike(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("allocate", "free"):
+        dropped = s3dlio.get("s3://bucket/key")
+        target = inline_fetcher()._arena
+        with monkeypatch.context() as patch:
+            patch.setattr(target.slots, name, strike)
+            patch.setattr(target, "free", strike)
+            del dropped
+            with pytest.raises(KeyboardInterrupt):
+                s3dlio.get("s3://bucket/key")
+        assert inline_fetcher()._arena is not target
+    assert bytes(kept) == BODIES[0]
+    assert arena is not inline_fetcher()._arena
+    assert [bytes(view) for view in s3dlio.get_many(["s3://bucket/key"] * 20)] == [BODIES[0]] * 20

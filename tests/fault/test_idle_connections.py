@@ -101,6 +101,36 @@ def test_an_unasked_answer_on_an_idle_connection_is_not_the_next_one(scripted: S
     assert bytes(s3dlio.get(URI)) == b"next"
 
 
+def test_a_connection_that_was_idle_for_too_long_is_not_used_again(served: ObjectServer) -> None:
+    # However seldom the caller comes: the clock of a loop stands still meanwhile, that of a firewall does not.
+    s3dlio.configure(idle_connection_s=0.2)
+    served.objects[PATH] = b"data"
+    s3dlio.get(URI)
+    s3dlio.get(URI)
+    assert served.num_connections == 1
+    threading.Event().wait(0.3)
+    s3dlio.get(URI)
+    assert served.num_connections == 2
+
+
+def test_missing_objects_cost_no_connection(served: ObjectServer) -> None:
+    for _ in range(10):
+        assert not s3dlio.exists("s3://bucket/missing")
+    assert served.num_connections == 1
+
+
+def test_requests_that_cannot_be_built_cost_neither_connections_nor_the_stack(served: ObjectServer) -> None:
+    served.objects[PATH] = b"data"
+    uris = ["s3://bucket/"] * 1500
+    found = s3dlio.get_many([*uris, URI], workers=500, errors="return")
+    assert {type(one) for one in found[:-1]} == {s3dlio.NotFoundError}
+    assert bytes(found[-1]) == b"data"
+    with s3dlio.Pool(procs=0, jobs=500) as pool:
+        results = [one for _, one in pool.fetch([*uris, URI], errors="return")]
+    assert {type(one) for one in results[:-1]} == {s3dlio.NotFoundError}
+    assert served.num_connections == 2
+
+
 def test_what_a_burst_of_threads_left_behind_is_let_go(served: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s3dlio.engine.pool.inline._LOOK_S", 0.0)
     for n in range(8):

@@ -181,7 +181,6 @@ def test_a_fetch_cancelled_in_the_poll_in_which_it_wants_space_comes_back_once(l
         given: list[Fetch] = []
         for _ in range(10):
             given += loop.poll(0.05)
-        loop.unwatch(read_end)
     finally:
         os.close(read_end)
         os.close(write_end)

@@ -93,8 +93,9 @@ def test_a5_no_failing_read_shows_a_secret(
     assert_clean(log.getvalue(), ACCESS_KEY)
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 2], ids=["with a length", "in chunks", "in chunks that come late"])
 def test_a5_a_server_that_echoes_the_request_does_not_put_it_into_the_error(
-    scripted_server: ScriptedServer, planted: Callable[[str], None], log: io.StringIO
+    scripted_server: ScriptedServer, planted: Callable[[str], None], log: io.StringIO, pieces: int
 ) -> None:
     # As SignatureDoesNotMatch does, whose document holds the canonical request and the access key.
     def echo(request: Any, connection: Any) -> None:
@@ -103,7 +104,17 @@ def test_a5_a_server_that_echoes_the_request_does_not_put_it_into_the_error(
             f"<Error><Code>SignatureDoesNotMatch</Code><Message>differs</Message><AWSAccessKeyId>{ACCESS_KEY}</AWSAccessKeyId>"
             f"<CanonicalRequest>{said}</CanonicalRequest></Error>"
         )
-        Respond(403, {}, body.encode())(request, connection)
+        answer = Respond(403, {}, body.encode())
+        if pieces == 0:
+            answer(request, connection)
+            return
+        head = answer.with_headers(transfer_encoding="chunked").head()
+        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(answer.body), bytes(answer.body))
+        if pieces == 1:
+            connection.send(head + chunks)
+        else:
+            connection.send(head)
+            connection.send(chunks)
 
     planted(scripted_server.url)
     scripted_server.then(echo)

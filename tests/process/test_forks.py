@@ -141,3 +141,34 @@ def test_p14_eight_processes_each_with_a_pool(bucket: Bucket) -> None:
             program.send_line()
         assert [program.wait(20) for program in programs] == [0] * 8
         assert [program.stderr_text() for program in programs] == [""] * 8
+
+
+OPENING = (
+    PRELUDE
+    + """
+import signal, threading
+from s3dlio.engine import config
+from s3dlio.engine.stores import registry
+held, forked = threading.Event(), threading.Event()
+def hold():
+    # As a thread does that opens a bucket for the first time: the chain of credentials may ask the network.
+    with registry._lock, config._lock:
+        held.set()
+        forked.wait()
+threading.Thread(target=hold).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    s3dlio.get(uris[0])
+    os._exit(7)
+forked.set()
+print("CHILD", join(pid), flush=True)
+"""
+)
+
+
+def test_p10_a_child_does_not_wait_for_a_thread_that_it_has_not(bucket: Bucket) -> None:
+    with ScriptProcess(OPENING, ["0", bucket.add("key", KIB)]) as program:
+        assert program.expect("CHILD") == ["7"]
+        assert program.wait() == 0

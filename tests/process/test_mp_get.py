@@ -149,3 +149,30 @@ def test_sink_may_keep_views_within_the_memory(bucket: Bucket) -> None:
 def test_arguments_that_say_nothing_are_errors(bucket: Bucket, arguments: dict[str, object]) -> None:
     with pytest.raises(s3dlio.ConfigurationError):
         s3dlio.mp_get(**{"procs": 1, **arguments})  # type: ignore[arg-type]
+
+
+def test_entries_of_a_listing_are_read_as_they_were_listed(rclone_s3: RcloneServer, s3_env: object) -> None:
+    s3_env(rclone_s3.endpoint)  # type: ignore[operator]
+    name = rclone_s3.endpoint.new_bucket()
+    for index in range(5):
+        rclone_s3.endpoint.client().put_object(Bucket=name, Key=f"set/{index}", Body=content(str(index), 500))
+    found = s3dlio.mp_get(f"s3://{name}/set", procs=1, jobs=4, uris=s3dlio.list_iter(f"s3://{name}/set/", recursive=True))
+    assert (found["succeeded"], found["total_bytes"]) == (5, 2500)
+
+
+def test_what_has_no_store_is_counted_and_belongs_to_no_worker(bucket: Bucket) -> None:
+    found = s3dlio.mp_get(procs=1, jobs=4, uris=[*bucket.fill(3, KIB), "nonsense://x/y"])
+    assert (found["attempted"], found["failed"]) == (4, 1)
+    assert [row["worker_id"] for row in found["workers"]] == [0]
+
+
+def test_pools_of_many_shapes_are_not_kept_for_ever(bucket: Bucket) -> None:
+    uris = bucket.fill(4, KIB)
+    for jobs in (2, 4, 8, 16):
+        assert s3dlio.mp_get(procs=1, jobs=jobs, uris=uris, memory_bytes="8MiB")["succeeded"] == 4
+    assert len(worker_processes()) == 2
+    # The last ones are warm still.
+    before = {process.pid for process in worker_processes()}
+    for jobs in (8, 16, 8):
+        s3dlio.mp_get(procs=1, jobs=jobs, uris=uris, memory_bytes="8MiB")
+    assert {process.pid for process in worker_processes()} == before

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import s3dlio
+from s3dlio.engine.pool.messages import MAX_MESSAGE_BYTES, FetchPart, encode
+from s3dlio.engine.types import ObjectRef
 from tests.process.kit import Bucket, alternate, content, wait_quiet, wait_until
 from tests.support.answers import stall_after
 
@@ -338,3 +342,70 @@ def test_stats_count_what_happened(bucket: Bucket, procs: int) -> None:
         assert stats["memory_used_bytes"] >= 10_000
         del held
         assert wait_quiet(pool)["views_held"] == 0
+
+
+def test_nothing_to_fetch_is_not_waited_for(bucket: Bucket, procs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3dlio.Pool(procs=procs, jobs=4, memory_bytes="16MiB") as pool:
+        bucket.check(pool.fetch(bucket.fill(8, KIB)))
+        core = pool._core
+        assert core is not None
+
+        def never(timeout_s: float) -> None:
+            raise AssertionError("it waited")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(core, "wait", never)
+            assert list(pool.fetch([])) == []
+            assert list(pool.fetch(iter(()), ordered=False)) == []
+
+
+def test_what_is_no_reference_fails_alone(bucket: Bucket, procs: int) -> None:
+    good = bucket.add("good", KIB)
+    bad: list[Any] = [
+        Path("/no/scheme"),
+        ObjectRef(good, "7"),  # type: ignore[arg-type]
+        ObjectRef(good, -1),
+        ObjectRef(good, KIB, 123),  # type: ignore[arg-type]
+        ObjectRef(None),  # type: ignore[arg-type]
+        17,
+    ]
+    with s3dlio.Pool(procs=procs, jobs=4, memory_bytes="16MiB") as pool:
+        found = [one for _, one in pool.fetch([*bad, good], errors="return")]
+        assert [isinstance(one, s3dlio.ConfigurationError) for one in found] == [True] * len(bad) + [False]
+        assert bytes(found[-1]) == bucket.data(good)  # type: ignore[arg-type]
+        assert pool.stats()["worker_restarts"] == 0
+
+
+def test_small_objects_after_a_large_one_do_not_fill_the_memory_with_empty_room(bucket: Bucket, procs: int) -> None:
+    uris = [bucket.add("large", 2 * MIB), *bucket.fill(400, KIB)]
+    with s3dlio.Pool(procs=procs, jobs=2, memory_bytes="4MiB") as pool:
+        pairs = pool.fetch(uris)
+        uri, view = next(pairs)
+        assert bytes(view) == bucket.data(uri)
+        del view
+        held = [*pairs]
+        assert all(bytes(view) == bucket.data(uri) for uri, view in held)
+
+
+def test_m4_views_that_only_garbage_holds_are_collected_before_that_is_an_error(bucket: Bucket, procs: int) -> None:
+    uris = bucket.fill(40, MIB)
+    gc.disable()
+    try:
+        with s3dlio.Pool(procs=procs, jobs=2, memory_bytes="8MiB") as pool:
+            for uri, view in pool.fetch(uris):
+                cycle: dict[str, Any] = {"view": view}
+                cycle["self"] = cycle
+                assert bytes(view) == bucket.data(uri)
+    finally:
+        gc.enable()
+
+
+def test_a_message_never_holds_more_commands_than_it_may(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    # ZeroMQ drops the peer that gets too long a message, and nobody would notice.
+    assert len(encode([FetchPart(1 << 60, 1 << 30, "k" * 4200, 1 << 50, 1 << 50, 1 << 50, "v" * 100, 1 << 50, 1 << 50)] * 1024)) < (
+        MAX_MESSAGE_BYTES // 2
+    )
+    monkeypatch.setattr("s3dlio.engine.pool.crew._MAX_COMMANDS", 3)
+    uris = bucket.fill(100, KIB)
+    with s3dlio.Pool(procs=1, jobs=32, memory_bytes="16MiB") as pool:
+        assert bucket.check(pool.fetch(uris)) == uris

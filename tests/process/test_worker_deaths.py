@@ -311,3 +311,25 @@ def test_p1_what_only_this_process_can_read_survives_the_worker_it_was_meant_for
     del seen
     assert wait_quiet(pool)["memory_used_bytes"] == 0
     assert core._local_owners == {}
+
+
+def test_p2_a_pool_is_whole_again_as_soon_as_its_budget_allows(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = bucket.fill(40, 10 * KIB)
+    s3dlio.configure(worker_restarts_per_minute=2)
+    with s3dlio.Pool(procs=2, jobs=4, memory_bytes="16MiB") as pool:
+        for _ in range(2):
+            victims = ready_workers(pool, bucket)
+            for victim in victims:
+                victim.kill()
+            assert wait_gone(victims, 5) == []
+            # Without waiting for anything: a look is enough.
+            wait_until(lambda: pool.stats()["worker_restarts"] == 2, "the deaths are noticed")
+        wait_until(lambda: pool.stats()["workers"] == 0, "both are gone for good")
+        core = pool._core
+        assert core is not None
+        with pytest.raises(s3dlio.WorkerLostError):
+            list(pool.fetch(uris))
+        core._supervisor._restarts.clear()  # a minute passes
+        assert bucket.check(pool.fetch(uris)) == uris
+        assert pool.stats()["workers"] == 2
+        assert pool.stats()["worker_restarts"] == 4

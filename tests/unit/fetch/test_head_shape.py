@@ -90,3 +90,12 @@ def test_whatever_two_bytes_are_overwritten_with_shape_and_parser_agree(first: i
         assert found == parse_head(bytes(spoilt))
     except ProtocolError as error:
         raise AssertionError(f"the parser refuses what the shape took: {bytes(spoilt)!r}") from error
+
+
+@pytest.mark.parametrize("line", [b"Date:Mon, 01 Jan 2026 00:00:00 GMT", b"x-amz-request-id:ABC", b"ETag:none"], ids=repr)
+def test_a_header_without_a_space_frees_nothing_of_another_line(line: bytes) -> None:
+    raw = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 5\r\n\r\n" % line
+    shape = HeadShape(parse_head(raw))
+    for status in (b"206", b"404", b"503"):
+        assert shape.match(raw.replace(b"200", status)) is None
+    assert shape.match(changed(raw, (b"Content-Length: 5", b"Content-Range:  5"))) is None

@@ -402,3 +402,79 @@ def test_runs_take_turns_where_there_is_not_room_for_all() -> None:
         desk.fetched(0, part, 1)
         assert sum(len(desk.take_keys(run)) for run in runs) == 1
     assert order == list("abcd")
+
+
+def test_a_large_object_that_somebody_waits_for_comes_beside_a_stream_of_small_ones() -> None:
+    # Each page that gets free would go to the next small object, and eight in a row would never be there.
+    desk = Desk(10, num_workers=1, jobs=4, depth=16, split_above_pages=100)
+    stream = desk.run(*[f"s{number:03d}" for number in range(200)], pages=1)
+    flying = desk.fetches()
+    big = desk.run("big", pages=8)
+    num_delivered = 0
+    while not big.done:
+        desk.scheduler.deepen(big)
+        flying += desk.fetches()
+        command = flying.pop(0)
+        desk.fetched(0, command.part, 8 if command.key == "big" else 1)
+        num_delivered += len(desk.take_keys(stream))
+        assert num_delivered < 40, "the large one starves"
+    assert desk.take(big).key == "big"
+    # Its consumer waits for nothing any more: the stream goes on.
+    assert desk.fetches() or flying
+
+
+def test_what_is_kept_for_one_that_waits_does_not_hold_up_the_others_for_ever() -> None:
+    # The small ones are all held by their consumer: nothing gets free by itself, and the large one would have to wait for that.
+    desk = Desk(10, num_workers=1, jobs=4, depth=16, split_above_pages=100)
+    stream = desk.run("a", "b", "c", pages=3)
+    for command in desk.fetches():
+        desk.fetched(0, command.part, 3)
+    held = [desk.take(stream) for _ in range(3)]
+    big = desk.run("big", pages=8)
+    assert desk.fetches() == []
+    desk.scheduler.deepen(big)
+    small = desk.run("d", pages=1)
+    (command,) = desk.fetches()
+    desk.fetched(0, command.part, 1)
+    assert desk.take(small).key == "d"
+    assert len(held) == 3
+
+
+def test_an_object_with_a_weak_version_is_never_split() -> None:
+    desk = Desk(part_pages=4, split_above_pages=8, num_workers=1)
+    desk.run("a")
+    desk.drain()
+    desk.wants(0, 1, 40, "W/weak")
+    (command,) = desk.drain()[0]
+    assert isinstance(command, SupplySpace)
+    assert command.end == 40 * PAGE
+    desk = Desk(part_pages=4, split_above_pages=8, num_workers=1)
+    desk.run("a", pages=40, version="W/weak")
+    assert [(command.start, command.end) for command in desk.fetches()] == [(0, None)]
+
+
+def test_parts_that_come_with_a_weak_version_are_read_again_as_one() -> None:
+    desk = Desk(part_pages=4, split_above_pages=8, num_workers=1)
+    run = desk.run("a", pages=12)
+    for command in desk.fetches():
+        desk.fetched(0, command.part, 4, of=12, version="W/same")
+    (command,) = [command for command in desk.drain()[0] if isinstance(command, FetchPart)]
+    assert (command.start, command.end) == (0, None)
+    desk.fetched(0, command.part, 12, version="W/same")
+    assert desk.take(run).nbytes == 12 * PAGE
+
+
+def test_one_large_object_does_not_make_all_the_guesses_large() -> None:
+    desk = Desk(1600, num_workers=1, jobs=4, depth=4, split_above_pages=10_000)
+    run = desk.run("large", *"abc")
+    desk.drain()
+    desk.wants(0, 1, 1000)
+    desk.drain()
+    desk.fetched(0, 1, 1000)
+    desk.release(desk.take(run))
+    desk.slots.trim()
+    more = desk.run("x")
+    desk.scheduler.close_run(run)
+    (command,) = [command for batch in desk.drain().values() for command in batch if isinstance(command, FetchPart)]
+    assert command.nbytes == 100 * PAGE, "a quarter of the memory, shared by all that is in flight"
+    assert not more.done
