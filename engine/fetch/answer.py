@@ -181,7 +181,7 @@ class AnswerReceiver:
             num = self.sock.recvmsg_into((expected, out, self._spare))[0]
             num_body = num - len(expected)
             if num_body > 0:
-                head = self._head_in_place(fetch, num_body)
+                head = self._head_in_place(expected, out, num_body)
                 if head is not None:
                     return self._take_in_place(fetch, head, out, num_body)
                 self._gather(out, num_body)
@@ -190,11 +190,9 @@ class AnswerReceiver:
         self._head_used = used + num
         return self._read_head(max(0, used - 3))
 
-    def _head_in_place(self, fetch: Fetch, num_body: int) -> ResponseHead | None:
+    def _head_in_place(self, expected: memoryview, out: memoryview, num_body: int) -> ResponseHead | None:
         """Returns the head, if it is as long as expected, and all that is behind it stands in its place: the object from its beginning."""
-        assert self._expected is not None
-        assert fetch.out is not None
-        raw = bytes(self._expected)
+        raw = bytes(expected)
         shape = self.site.shape
         head = None if shape is None else shape.match(raw)
         if head is None:
@@ -203,7 +201,7 @@ class AnswerReceiver:
             head = parse_head(raw)
             self.site.learn(head)
         length = head.length
-        if head.status != 200 or head.has_range or length is None or not num_body <= length <= len(fetch.out):
+        if head.status != 200 or head.has_range or length is None or not num_body <= length <= len(out):
             return None
         return head
 

@@ -282,9 +282,8 @@ class FetchLoop:
         if is_complete:
             fetch = connection.fetch
             assert fetch is not None
-            self._free(connection)
             fetch.state = _DONE
-            fetch.finished_s = time.monotonic()
+            fetch.finished_s = self._free(connection)
             self._finished.append(fetch)
         elif connection.phase is _PARKED:
             self._parking.append(connection)
@@ -333,11 +332,14 @@ class FetchLoop:
     def _connection_of(self, fetch: Fetch) -> Connection | None:
         return next((c for c in [*self._parked.values(), *self._active.values()] if c.fetch is fetch), None)
 
-    def _free(self, connection: Connection) -> None:
+    def _free(self, connection: Connection) -> float:
+        """Takes the request off a connection; returns the time, by the monotonic clock."""
         del self._active[connection.fd]
         connection.fetch = None
+        now_s = time.monotonic()
         if connection.phase is _IDLE:
-            self._idle.keep(connection, time.monotonic())
+            self._idle.keep(connection, now_s)
+        return now_s
 
     def _drop(self, connection: Connection) -> None:
         self._active.pop(connection.fd, None)
