@@ -117,7 +117,7 @@ def child_environment() -> dict[str, str]:
 
     A worker gets its settings and its stores' credentials by message, so neither stands in `/proc/<pid>/environ` of a child.
     """
-    keep = ("PATH", "LANG", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV")
+    keep = ("PATH", "LANG", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return {k: v for k, v in os.environ.items() if k in keep or k.startswith(("LC_", "PYTHON", "MALLOC_"))}
 
 

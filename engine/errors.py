@@ -136,6 +136,10 @@ class ConnectFailedError(S3dlioError, ConnectionError):
     retryable = True
 
 
+class CertificateError(S3dlioError, ConnectionError):
+    """The server's TLS certificate was refused: unknown issuer, another name, expired. Nothing was asked of it."""
+
+
 class StoreTimeoutError(S3dlioError, TimeoutError):
     """The store was silent for longer than the timeout of this wait."""
 

@@ -41,15 +41,16 @@ _ANSWER: Final = b"HTTP/1."
 
 
 class Phase(IntEnum):
-    """CONNECTING → SENDING → HEAD → BODY | PARKED → IDLE, and CLOSED from anywhere."""
+    """CONNECTING → (HANDSHAKE →) SENDING → HEAD → BODY | PARKED → IDLE, and CLOSED from anywhere."""
 
     IDLE = 0
     CONNECTING = 1
-    SENDING = 2
-    HEAD = 3
-    PARKED = 4
-    BODY = 5
-    CLOSED = 6
+    HANDSHAKE = 2
+    SENDING = 3
+    HEAD = 4
+    PARKED = 5
+    BODY = 6
+    CLOSED = 7
 
 
 # Before Python 3.12 an attribute of an enum costs as much as a call, and these are read several times per object.
@@ -88,6 +89,8 @@ class AnswerReceiver:
 
     sock: socket.socket
     phase: Phase
+    would_block: tuple[type[OSError], ...] = (BlockingIOError,)
+    """What says that there is nothing to receive now, or no room to send."""
 
     def __init__(self, site: Site, grant: Callable[[Fetch], memoryview | None]) -> None:
         self.site = site
@@ -163,7 +166,7 @@ class AnswerReceiver:
             return self._on_socket_error(error)
 
     def _on_socket_error(self, error: OSError) -> bool:
-        if isinstance(error, BlockingIOError):
+        if isinstance(error, self.would_block):
             return False
         # Some errors of our own tree are OSErrors too; they pass as they are.
         if isinstance(error, S3dlioError):

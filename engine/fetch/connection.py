@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import ConnectFailedError, UnsupportedError
+from ..errors import ConnectFailedError
 from .answer import AnswerReceiver, Phase
 from .origin import Address, Site
 from .request import Fetch
@@ -41,11 +41,7 @@ class Connection(AnswerReceiver):
 
         Raises:
             ConnectFailedError: Refused at once, or no descriptor is left.
-            UnsupportedError: The origin wants TLS.
         """
-        if site.origin.is_tls:
-            # Never a signed request in the clear to somebody who asked for TLS.
-            raise UnsupportedError("https:// endpoints have no lane in this version; use an http:// endpoint")
         super().__init__(site, grant)
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
@@ -60,7 +56,8 @@ class Connection(AnswerReceiver):
         if problem not in (0, errno.EINPROGRESS):
             self.close()
             raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
-        self.phase = _CONNECTING if problem else _IDLE
+        # A connection that stands at once is told so by epoll like any other, so there is one way on.
+        self.phase = _CONNECTING
 
     def start(self, fetch: Fetch, request: bytes) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
@@ -88,10 +85,12 @@ class Connection(AnswerReceiver):
             problem = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if problem:
                 raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
-            self.phase = _SENDING
+            self._on_connected()
+        if self.phase is not _SENDING:
+            return False
         try:
             sent = self.sock.send(self._unsent)
-        except BlockingIOError:
+        except self.would_block:
             return False
         except OSError as error:
             raise ConnectFailedError(f"the connection to {self.site} broke", cause=str(error)) from None
@@ -103,8 +102,20 @@ class Connection(AnswerReceiver):
         self.phase = _HEAD
         return True
 
-    def hear_early(self) -> None:
+    def _on_connected(self) -> None:
+        self.phase = _SENDING
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether `send` goes on when there is something to read."""
+        return False
+
+    def receive_early(self) -> bool:
         """The server answers before it has the whole request: the rest is not sent, and the connection serves no other."""
+        self._stop_sending()
+        return self.receive()
+
+    def _stop_sending(self) -> None:
         self._unsent = b""
         self._ends_here = True
         self.phase = _HEAD
@@ -118,6 +129,8 @@ class Connection(AnswerReceiver):
         """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""
         if self.phase is _CONNECTING:
             return f"{self.site} did not accept a connection", limits.connect_timeout_s
+        if self.phase is Phase.HANDSHAKE:
+            return f"{self.site} did not go on with the TLS handshake", limits.connect_timeout_s
         if self.phase is _BODY:
             return f"{self.site} sent nothing more of the body", limits.silence_timeout_s
         return f"{self.site} did not answer", limits.first_byte_timeout_s

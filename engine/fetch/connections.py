@@ -52,9 +52,17 @@ class Connections:
             self.drop_old()
         while len(self._by_fd) > max_idle:
             self._drop(next(iter(self._by_fd.values())))
-        connection = Connection(site, _address(site), self._grant)
+        connection = self._make(site)
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
+
+    def _make(self, site: Site) -> Connection:
+        address = _address(site)
+        if not site.origin.is_tls:
+            return Connection(site, address, self._grant)
+        from .tls import TlsConnection
+
+        return TlsConnection(site, address, self._grant)
 
     def keep(self, connection: Connection, now_s: float) -> None:
         """Takes a connection back that has no request; from now on its stamp is of the monotonic clock, which no caller stops."""

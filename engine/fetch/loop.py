@@ -187,8 +187,7 @@ class FetchLoop:
 
     def _on_writable(self, connection: Connection, mask: int) -> None:
         if connection.phase is _SENDING and mask & _READ:
-            connection.hear_early()
-            self._advance(connection, connection.receive)
+            self._advance(connection, partial(self._receive_early, connection))
         else:
             self._advance(connection, partial(self._send, connection))
 
@@ -236,9 +235,15 @@ class FetchLoop:
             self._epoll.modify(connection.fd, _WRITE)
 
     def _send(self, connection: Connection) -> bool:
-        if connection.send():
-            self._epoll.modify(connection.fd, _READ)
+        is_sent = connection.send()
+        self._epoll.modify(connection.fd, _READ if is_sent or connection.wants_read else _WRITE)
         return False
+
+    def _receive_early(self, connection: Connection) -> bool:
+        is_complete = connection.receive_early()
+        if connection.phase is not _SENDING and connection.fd in self._active:
+            self._epoll.modify(connection.fd, _READ)
+        return is_complete
 
     def _read_local(self) -> None:
         """Reads one piece of a local object: between two, sockets and messages get their turn."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .head_shape import HeadShape
 
 if TYPE_CHECKING:
+    from ssl import SSLSession
+
     from .connection import Connection
     from .http1 import ResponseHead
 
@@ -26,12 +28,14 @@ class Origin(NamedTuple):
     """Name or address, IPv6 without brackets."""
     port: int
     is_tls: bool = False
+    ca_bundle: str | None = None
+    """Of a TLS origin: where the certificates are that vouch for it; None for the system's."""
 
 
 class Site:
     """One origin, as one loop knows it."""
 
-    __slots__ = ("_num_unknown", "addresses", "addresses_until_s", "idle", "origin", "shape")
+    __slots__ = ("_num_unknown", "addresses", "addresses_until_s", "idle", "origin", "session", "shape")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
@@ -41,6 +45,8 @@ class Site:
         """The next one to try on the left."""
         self.addresses_until_s = 0.0
         """Until when they hold."""
+        self.session: SSLSession | None = None
+        """The TLS session that the next connection resumes, which spares it most of the handshake."""
         self.shape: HeadShape | None = None
         """Of the head that was parsed last."""
         self._num_unknown = 0

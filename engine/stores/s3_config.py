@@ -54,6 +54,8 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     token: str | None
     expires_at_s: float | None = None
     """Unix time after which the credentials are refused; None if they last."""
+    ca_bundle: str | None = None
+    """Certificates that vouch for an https endpoint; None for the system's."""
 
     def __repr__(self) -> str:
         identity = "anonymous" if self.access_key is None else "signed"
@@ -125,10 +127,11 @@ def resolve_bucket(bucket: str) -> S3Spec:
         session = chain.session or _new_session(chain)
         place = _find_place(session, bucket)
         keys = _load_keys(session)
+        ca_bundle = _find_certificates(session) if place.scheme == "https" else None
         chain.session = session if keys.expires_at_s is not None else None
         if keys.access_key is None:
             _note_anonymous(chain)
-    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
+    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s, ca_bundle)
 
 
 def _new_session(chain: _Chain) -> Session:
@@ -152,6 +155,21 @@ def _load_keys(session: Session) -> _Keys:
         # botocore has no public name for it, and it is known only after the first refresh.
         expires_at_s = found._expiry_time.timestamp()  # type: ignore[attr-defined]
     return _Keys(frozen.access_key, frozen.secret_key, frozen.token, expires_at_s)
+
+
+def _find_certificates(session: Session) -> str | None:
+    """Returns what `AWS_CA_BUNDLE` or the profile names, None for the system's certificates, or botocore's own where it has none."""
+    import ssl
+
+    given: str | None = session.get_config_variable("ca_bundle")
+    if given:
+        return given
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
+        return None
+    from botocore.httpsession import get_cert_path
+
+    return str(get_cert_path(True))
 
 
 def _configured_endpoint(session: Session) -> str | None:

@@ -18,7 +18,7 @@ class S3Wire:
     is_local = False
 
     def __init__(self, spec: S3Spec) -> None:
-        self.origin = Origin(spec.host, spec.port, spec.scheme == "https")
+        self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
         self._base = spec.path_prefix + "/"
         credentials = None

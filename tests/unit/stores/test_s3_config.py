@@ -395,3 +395,31 @@ def test_the_import_needs_no_sdk_and_a_resolve_no_boto3() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert json.loads(answer.stdout) == [False, True, False]
+
+
+def test_certificates_come_from_the_variable_or_the_profile_and_only_for_https(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine.keys()
+    machine.env(AWS_ENDPOINT_URL="https://store.example", AWS_PROFILE="mine")
+    machine.config("[profile mine]\nca_bundle = /profile.pem\n")
+    assert resolve_bucket("bucket").ca_bundle == "/profile.pem"
+    machine.env(AWS_CA_BUNDLE="/variable.pem")
+    assert resolve_bucket("bucket").ca_bundle == "/variable.pem"
+    machine.env(AWS_ENDPOINT_URL="http://store.example")
+    assert resolve_bucket("bucket").ca_bundle is None
+
+
+def test_where_the_system_has_no_certificates_botocores_own_are_taken(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine.keys()
+    machine.env(AWS_ENDPOINT_URL="https://store.example")
+    (tmp_path / "system.pem").write_text("")
+    machine.env(SSL_CERT_FILE=str(tmp_path / "system.pem"))
+    assert resolve_bucket("bucket").ca_bundle is None
+    (tmp_path / "empty").mkdir()
+    machine.env(SSL_CERT_FILE=str(tmp_path / "missing.pem"), SSL_CERT_DIR=str(tmp_path / "empty"))
+    found = resolve_bucket("bucket").ca_bundle
+    assert found is not None
+    assert "BEGIN CERTIFICATE" in Path(found).read_text()
