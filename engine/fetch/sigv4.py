@@ -126,6 +126,7 @@ class Signer:
         region: str,
         service: str = "s3",
         clock: Callable[[], float] = time.time,
+        on_second: Callable[[], None] | None = None,
     ) -> None:
         """Checks that nothing in the identity can break a header.
 
@@ -134,6 +135,7 @@ class Signer:
             region: As the credential scope names it.
             service: As the credential scope names it.
             clock: Returns Unix time in s. Wall clock on purpose: the store compares the date with its own, and allows 15 minutes.
+            on_second: Called at the first signature of each second, for whoever looks after the identity.
 
         Raises:
             ConfigurationError: Region or service is empty, or holds a space, `/` or control character.
@@ -149,6 +151,7 @@ class Signer:
         self._region = region
         self._service = service
         self._clock = clock
+        self._on_second = on_second
         self._stamp: _Stamp | None = None
 
     def sign(
@@ -215,6 +218,8 @@ class Signer:
         return f"{method}\n{path}\n{query}\n{shape.canonical % signed if names else shape.canonical}"
 
     def _renew_stamp(self, second: int) -> _Stamp:
+        if self._on_second is not None:
+            self._on_second()
         known = self._stamp
         # Published even when it is older than the one there: after the clock was set back, that is every second to come.
         self._stamp = fresh = self._new_stamp(second, None if known is None else known.key)

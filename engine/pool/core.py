@@ -43,6 +43,8 @@ Wanted = str | ObjectRef | ObjectInfo | ListEntry
 """What may be fetched: a URI, or a URI with size and version, which are then held to."""
 
 _log = logging.getLogger("s3dlio")
+_LOOK_S = 1.0
+"""How often stores are asked whether their credentials are due."""
 _TAKES_PER_MOVE = 64
 """Commands are sent in batches: after so many objects taken, or a quarter of what is in flight. A message costs what ten objects do."""
 
@@ -90,6 +92,10 @@ class Core:
         self._supervisor = Supervisor(settings.worker_restarts_per_minute, settings.worker_silence_s)
         self._stores: dict[int, tuple[int, Store]] = {}
         """By identity: the number of a store, and the store."""
+        self._told: dict[int, Any] = {}
+        """By number: the spec of a store that the workers know."""
+        self._next_look_s = 0.0
+        """When the stores are looked at again."""
         self._local_stores: set[int] = set()
         self._local_owners: dict[int, int] = {}
         """By part that is read here: the worker that the scheduler gave it to."""
@@ -172,6 +178,8 @@ class Core:
         """Sends what can be sent and takes what has arrived; returns whether anything has."""
         self._num_takes = 0
         self.arena.collect()
+        if self._stores and time.monotonic() >= self._next_look_s:
+            self._renew_stores()
         self._send()
         has_moved = False
         for happened in self._poll():
@@ -320,6 +328,15 @@ class Core:
 
     # Stores.
 
+    def _renew_stores(self) -> None:
+        """Has credentials renewed that will expire soon, once for all workers, and tells them."""
+        self._next_look_s = time.monotonic() + _LOOK_S
+        for known in self._stores.values():
+            number, store = known
+            store.renew()
+            if number in self._told and self._told[number] is not store.spec:
+                self._open_everywhere(known)
+
     def _open(self, store: Store) -> tuple[int, Store]:
         known = self._stores[id(store)] = (len(self._stores), store)
         self._open_everywhere(known)
@@ -334,6 +351,7 @@ class Core:
             if self._here is not self._crew:
                 self._local_stores.add(number)
         else:
+            self._told[number] = store.spec
             for worker in self._crew.indices:
                 if self._crew.starting_for_s(worker) is None:
                     self._crew.send(worker, [opening])

@@ -30,6 +30,10 @@ class Store(Protocol):
     spec: Any
     """What `open_wire` makes the same wire of in a worker; None where only this process can read (`memory://`)."""
 
+    def renew(self) -> None:
+        """Has credentials fetched anew that will expire soon; `spec` and `wire` hold them then. Costs nothing where none are due."""
+        ...
+
     def stat(self, run: Runner, key: str) -> ObjectInfo:
         """Returns what a HEAD says.
 

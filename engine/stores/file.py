@@ -115,6 +115,9 @@ class FileStore:
         self.wire = FileWire()
         self.spec = FileSpec()
 
+    def renew(self) -> None:
+        """There is nothing that expires."""
+
     def stat(self, run: Runner, key: str) -> ObjectInfo:
         """As `Store.stat`."""
         uri = self.root + key

@@ -66,6 +66,9 @@ class MemoryStore:
         self.wire = MemoryWire(root)
         self._objects = _buckets[root]
 
+    def renew(self) -> None:
+        """There is nothing that expires."""
+
     def stat(self, run: Runner, key: str) -> ObjectInfo:
         """As `Store.stat`."""
         found = self._objects.get(key)

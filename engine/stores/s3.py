@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 
-from ..errors import NotFoundError, ProtocolError
+from ..errors import NotFoundError, ProtocolError, S3dlioError
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
 from ..types import ListEntry, ObjectInfo
 from .base import Runner
+from .renewal import Renewal
 from .s3_config import resolve_bucket
 from .s3_wire import S3Wire
 from .s3_xml import parse_list_page
 
 _METADATA = b"x-amz-meta-"
+_log = logging.getLogger("s3dlio")
 
 
 class S3Store:
@@ -26,7 +31,25 @@ class S3Store:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
         self.spec = resolve_bucket(self.bucket)
-        self.wire = S3Wire(self.spec)
+        self.wire = S3Wire(self.spec, self.renew)
+        self._renewal = Renewal(self.spec.expires_at_s, _now_s())
+        self._renewing = threading.Lock()
+
+    def renew(self) -> None:
+        """As `Store.renew`: asks botocore's chain again, in the thread that comes first; others go on with what there is."""
+        if _now_s() < self._renewal.due_s or not self._renewing.acquire(blocking=False):
+            return
+        try:
+            self.spec = resolve_bucket(self.bucket)
+        except S3dlioError as error:
+            self._renewal.note_failure(_now_s())
+            # As text: a log may keep its records, and an error's traceback the memory of what is being fetched.
+            _log.warning("the credentials for %s could not be renewed, and are tried again: %s", self.root, str(error))
+        else:
+            self._renewal.note(self.spec.expires_at_s, _now_s())
+            self.wire.use(self.spec)
+        finally:
+            self._renewing.release()
 
     def _exchange(self, method: str, key: str, params: tuple[tuple[str, str], ...] = ()) -> Exchange:
         make = partial(self.wire.request, method, key, params)
@@ -78,6 +101,10 @@ class S3Store:
             # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
             if error.message.startswith("NoSuchBucket"):
                 raise
+
+
+def _now_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def _info(uri: str, head: ResponseHead) -> ObjectInfo:

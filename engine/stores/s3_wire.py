@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..errors import ConfigurationError, NotFoundError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
@@ -17,14 +17,25 @@ class S3Wire:
 
     is_local = False
 
-    def __init__(self, spec: S3Spec) -> None:
+    def __init__(self, spec: S3Spec, renew: Callable[[], None] | None = None) -> None:
+        """Opens a bucket.
+
+        Args:
+            spec: Where it is, and who asks.
+            renew: Called once in a second of requests; where credentials are due, it calls `use`. None in a worker, which is told.
+        """
+        self._renew = renew
         self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
         self._base = spec.path_prefix + "/"
+        self.use(spec)
+
+    def use(self, spec: S3Spec) -> None:
+        """Signs with the credentials of `spec` from now on; the place is the same."""
         credentials = None
         if spec.access_key is not None and spec.secret_key is not None:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
-        self._signer = Signer(credentials, region=spec.region)
+        self._signer = Signer(credentials, region=spec.region, on_second=self._renew)
 
     def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""

@@ -1,0 +1,113 @@
+"""Credentials that expire while the work goes on: renewed ahead of time, once for all workers (A2)."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import s3dlio
+from s3dlio.engine.stores import renewal
+from tests.support.answers import Respond
+from tests.support.scripted_server import Handler, Request, ScriptedServer
+
+PROGRAM = """
+import datetime, json, pathlib, sys
+counter = pathlib.Path(__file__).with_suffix(".count")
+number = int(counter.read_text()) + 1 if counter.exists() else 1
+counter.write_text(str(number))
+if pathlib.Path(__file__).with_suffix(".broken").exists():
+    sys.exit("no credentials today")
+expiry = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60)
+print(json.dumps(dict(Version=1, AccessKeyId=f"KEY{number}", SecretAccessKey="s", SessionToken=f"T{number}",
+                      Expiration=expiry.strftime("%Y-%m-%dT%H:%M:%SZ"))))
+"""
+
+
+@pytest.fixture
+def program(
+    scripted: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A credential process whose credentials are due at once; each time it gives others."""
+    monkeypatch.setattr(renewal, "_AHEAD_S", 3600.0)
+    monkeypatch.setattr(renewal, "_PAUSE_S", 0.5)
+    monkeypatch.setattr(renewal.Renewal, "note", lambda self, _, now_s: setattr(self, "due_s", now_s + 0.5))
+    path = tmp_path / "process.py"
+    path.write_text(PROGRAM)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {sys.executable} {path}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    yield path
+    s3dlio.shutdown()
+
+
+def key_of(request: Request) -> str:
+    assert request.headers["x-amz-security-token"] == request.headers["authorization"].partition("KEY")[2].partition("/")[0].join(["T", ""])
+    return request.headers["authorization"].partition("Credential=")[2].partition("/")[0]
+
+
+@pytest.mark.parametrize("way", ["get", "get_many", "inline pool", "workers"])
+def test_a2_credentials_are_renewed_ahead_of_their_expiry(scripted: ScriptedServer, program: Path, way: str) -> None:
+    seen: set[str] = set()
+
+    def step(request: Request) -> Handler:
+        seen.add(key_of(request))
+        return Respond(200, {"ETag": '"1"'}, b"data")
+
+    scripted.script = step
+    until = datetime.now(UTC) + timedelta(seconds=20)
+
+    def uris() -> Iterator[str]:
+        while len(seen) < 3:
+            assert datetime.now(UTC) < until, f"only {seen} were used"
+            threading.Event().wait(0.005)
+            yield "s3://bucket/key"
+
+    if way == "get":
+        assert all(bytes(s3dlio.get(uri)) == b"data" for uri in uris())
+    elif way == "get_many":
+        while len(seen) < 3:
+            assert datetime.now(UTC) < until
+            assert all(bytes(view) == b"data" for view in s3dlio.get_many(["s3://bucket/key"] * 100, workers=2))
+    else:
+        with s3dlio.Pool(procs=0 if way == "inline pool" else 2, jobs=2, memory_bytes="8MiB") as pool:
+            assert all(bytes(view) == b"data" for _, view in pool.fetch(uris()))
+    # Each was asked for once, however many asked with it.
+    assert int(program.with_suffix(".count").read_text()) <= len(seen) + 1
+
+
+def test_a2_a_renewal_that_fails_costs_a_warning_and_is_tried_again(
+    scripted: ScriptedServer, program: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[str] = []
+
+    def step(request: Request) -> Handler:
+        seen.append(key_of(request))
+        return Respond(200, {"ETag": '"1"'}, b"data")
+
+    scripted.script = step
+    s3dlio.get("s3://bucket/key")
+    broken = program.with_suffix(".broken")
+    broken.touch()
+    until = datetime.now(UTC) + timedelta(seconds=20)
+    with caplog.at_level(logging.WARNING, "s3dlio"):
+        while "could not be renewed" not in caplog.text:
+            assert datetime.now(UTC) < until
+            threading.Event().wait(0.05)
+            assert bytes(s3dlio.get("s3://bucket/key")) == b"data"
+    assert set(seen) == {seen[0]}, "what it had before is used as long as it lasts"
+    broken.unlink()
+    while seen[-1] == seen[0]:
+        assert datetime.now(UTC) < until
+        threading.Event().wait(0.05)
+        s3dlio.get("s3://bucket/key")
+    # botocore logs the failure with its traceback, whose frames hold what was being fetched.
+    caplog.clear()
+    gc.collect()
