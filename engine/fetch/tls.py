@@ -108,6 +108,20 @@ class TlsConnection(Connection):
                 self.site.session = self._tls.session
         return is_complete
 
+    def _receive_body(self) -> bool:
+        sink = self._sink
+        if sink is None or self._skip or self._chunks is not None:
+            return super()._receive_body()
+        # Record after record, as long as there are any: each call gives 16 KiB at most.
+        read = self._tls.read
+        while self._left:
+            num = read(self._left, sink[self._filled :])
+            if not num:
+                return super()._receive_body()
+            self._filled += num
+            self._left -= num
+        return self._complete()
+
     def receive_early(self) -> bool:
         """As `Connection.receive_early`, if it is an answer."""
         try:
