@@ -22,11 +22,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConnectFailedError, ObjectChangedError, S3dlioError, StoreTimeoutError
+from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError
 from .answer import Phase
 from .connection import Connection
 from .connections import Connections
 from .delayed import Delayed, finish_error, wait_before_retry
+from .local import read_piece
 from .request import Fetch, State
 
 if TYPE_CHECKING:
@@ -248,25 +249,11 @@ class FetchLoop:
     def _read_local(self) -> None:
         """Reads one piece of a local object: between two, sockets and messages get their turn."""
         fetch = self._local.popleft()
-        if not fetch.begun_s:
-            fetch.begun_s = time.monotonic()
-        fetch.attempts = 1
-        fetch.state = _ACTIVE
-        try:
-            fetch.wire.read(fetch, self.grant)
-        except S3dlioError as error:
-            if isinstance(error, ObjectChangedError) and wait_before_retry(fetch, error, self.limits) is not None:
-                self._local.appendleft(fetch)
-                return
-            fetch.error = finish_error(fetch, error)
-            self._finish(fetch, State.FAILED)
-            return
-        if fetch.state is State.WANTS_SPACE:
-            self._finished.append(fetch)
-        elif fetch.received < fetch.missing_space:
+        read_piece(fetch, self.grant, self.limits)
+        if fetch.state is _ACTIVE:
             self._local.appendleft(fetch)
         else:
-            self._finish(fetch, _DONE)
+            self._finished.append(fetch)
 
     def _grant(self, fetch: Fetch) -> memoryview | None:
         return self.grant(fetch)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import ssl
 import threading
+from collections.abc import Callable
 from ssl import SSLContext
 from typing import cast
 
@@ -113,7 +114,7 @@ class TlsConnection(Connection):
         if sink is None or self._skip or self._chunks is not None:
             return super()._receive_body()
         # Record after record, as long as there are any: each call gives 16 KiB at most.
-        read = self._tls.read
+        read = cast("Callable[[int, memoryview], int]", self._tls.read)
         while self._left:
             num = read(self._left, sink[self._filled :])
             if not num:

@@ -16,9 +16,9 @@ from .objects import list_iter
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
-    from ..pool.core import Wanted
     from ..pool.items import Item
     from ..pool.pool import Pool
+    from ..pool.wanted import Wanted
 
 _MAX_ERRORS = 20
 _PROGRESS_S = 0.1

@@ -10,14 +10,10 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
-    ConfigurationError,
     InsufficientMemoryError,
-    InvalidUriError,
     S3dlioError,
     ViewsHeldError,
     WorkerLostError,
@@ -25,22 +21,17 @@ from ..errors import (
 from ..memory.arena import Arena
 from ..memory.limits import available_memory
 from ..stores.registry import locate
-from ..text import clean
-from ..types import ListEntry, ObjectInfo, ObjectRef
-from ..uri import parse_uri
 from .crew import Crew, Reported, WorkerDied
 from .local_crew import LocalCrew
 from .messages import CancelPart, Command, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
 from .supervisor import Supervisor
+from .wanted import Wanted, check_sendable, facts_of
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..stores.base import Store
     from .items import Item, Run
-
-Wanted = str | ObjectRef | ObjectInfo | ListEntry
-"""What may be fetched: a URI, or a URI with size and version, which are then held to."""
 
 _log = logging.getLogger("s3dlio")
 _LOOK_S = 1.0
@@ -137,10 +128,10 @@ class Core:
             size, version = None, None
             try:
                 if type(one) is not str:
-                    uri, size, version = _facts(one)
+                    uri, size, version = facts_of(one)
                 store, key = locate(uri)
                 if self._num_procs and not uri.isascii():
-                    _check_sendable(uri, version)
+                    check_sendable(uri, version)
                 known = stores.get(id(store)) or self._open(store)
             except S3dlioError as error:
                 self.scheduler.offer_failed(run, uri, error)
@@ -372,34 +363,3 @@ def _check_memory(cap_bytes: int) -> None:
         raise InsufficientMemoryError(
             f"memory_bytes asks for {cap_bytes} bytes and {available} are available; lower memory_bytes or free memory"
         )
-
-
-def _check_sendable(uri: str, version: str | None) -> None:
-    """Refuses names that no message can carry: those of files that are not UTF-8.
-
-    Raises:
-        InvalidUriError: There is one.
-    """
-    try:
-        f"{uri}{version}".encode()
-    except UnicodeEncodeError:
-        raise InvalidUriError("the name is not UTF-8 and cannot be sent to a worker; use get, or procs=0", uri=clean(uri)) from None
-
-
-_Size = Annotated[int, msgspec.Meta(ge=0)]
-
-
-def _facts(wanted: Any) -> tuple[str, int | None, str | None]:
-    """Returns URI, size and version of what is not a plain text.
-
-    Raises:
-        ConfigurationError: It is no reference, or holds what cannot be a size or a version.
-    """
-    if not isinstance(wanted, (ObjectRef, ObjectInfo, ListEntry)):
-        return str(parse_uri(wanted)), None, None
-    uri, size, version = wanted.uri, wanted.size, wanted.version
-    try:
-        # Nothing checked the types when the reference was made, and a worker would die of them.
-        return msgspec.convert((uri, size, version), tuple[str, _Size | None, str | None])
-    except msgspec.ValidationError as error:
-        raise ConfigurationError("a reference holds a URI, a size in bytes and a version as text", cause=str(error)) from None

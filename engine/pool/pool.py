@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from ..config import settings
 from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeldError
-from .core import Core, Wanted
+from .core import Core
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
     from .items import Item, Run
+    from .wanted import Wanted
 
 T = TypeVar("T")
 
