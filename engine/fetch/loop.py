@@ -242,7 +242,7 @@ class FetchLoop:
 
     def _receive_early(self, connection: Connection) -> bool:
         is_complete = connection.receive_early()
-        if connection.phase is not _SENDING and connection.fd in self._active:
+        if not is_complete and connection.phase is not _SENDING:
             self._epoll.modify(connection.fd, _READ)
         return is_complete
 
@@ -293,7 +293,7 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
-        if connection.phase is Phase.CONNECTING:
+        if connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE):
             self._idle.avoid(connection.site)
         if connection.phase is _IDLE:
             self._free(connection)

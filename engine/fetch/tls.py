@@ -23,6 +23,8 @@ from ..errors import CertificateError, ConfigurationError, ConnectFailedError, d
 from .answer import Phase
 from .connection import Connection
 
+_MAX_RECORDS = 64
+"""Records of one connection that are read in a row: 1 MiB."""
 _IDLE = Phase.IDLE
 _HEAD = Phase.HEAD
 _BODY = Phase.BODY
@@ -68,6 +70,7 @@ class TlsConnection(Connection):
                 session=self.site.session,
             )
         except (OSError, ValueError) as error:
+            self.site.session = None
             raise ConnectFailedError(f"no TLS with {self.site}", cause=describe(error)) from None
         self._wants_read = False
         self.phase = _HANDSHAKE
@@ -101,27 +104,36 @@ class TlsConnection(Connection):
     def _drain(self, is_complete: bool) -> bool:
         while not is_complete and (self.phase is _HEAD or self.phase is _BODY) and self._tls.pending():
             is_complete = super().receive()
-        if is_complete and self.phase is _IDLE:
-            if self._tls.pending():
-                # More than the answer: the connection serves no other request.
-                self.close()
-            elif self.site.session is None:
-                self.site.session = self._tls.session
         return is_complete
+
+    def _complete(self) -> bool:
+        try:
+            return super()._complete()
+        finally:
+            # Also behind an answer that was an error.
+            if self.phase is _IDLE:
+                if self._tls.pending():
+                    # More than the answer: the connection serves no other request.
+                    self.close()
+                elif self.site.session is None:
+                    self.site.session = self._tls.session
 
     def _receive_body(self) -> bool:
         sink = self._sink
         if sink is None or self._skip or self._chunks is not None:
             return super()._receive_body()
-        # Record after record, as long as there are any: each call gives 16 KiB at most.
+        # Record after record, as long as there are any: each call gives 16 KiB at most. Others get their turn after a while; what is left
+        # then is in the socket, where epoll sees it, or is seen by `pending`.
         read = cast("Callable[[int, memoryview], int]", self._tls.read)
-        while self._left:
+        for _ in range(_MAX_RECORDS):
             num = read(self._left, sink[self._filled :])
             if not num:
                 return super()._receive_body()
             self._filled += num
             self._left -= num
-        return self._complete()
+            if not self._left:
+                return self._complete()
+        return False
 
     def receive_early(self) -> bool:
         """As `Connection.receive_early`, if it is an answer."""
@@ -140,6 +152,9 @@ class TlsConnection(Connection):
     def close(self) -> None:
         if self.num_uses:
             self.site.session = self._tls.session or self.site.session
+        elif self.phase is _HANDSHAKE:
+            # The session may be why it came to nothing.
+            self.site.session = None
         super().close()
 
     def _expect(self, num: int) -> None:

@@ -324,6 +324,7 @@ class Core:
         self._next_look_s = time.monotonic() + _LOOK_S
         for known in self._stores.values():
             number, store = known
+            # Ahead of the expiry it does not wait; what came since the last look is told now.
             store.renew()
             if number in self._told and self._told[number] is not store.spec:
                 self._open_everywhere(known)

@@ -40,6 +40,14 @@ class Executor:
         """Makes a store known under its number."""
         self._wires[store] = (root, wire)
 
+    def renew(self, store: int, spec: Any) -> bool:
+        """Has a store use other credentials, for what is under way too; returns False if it is not known yet."""
+        known = self._wires.get(store)
+        if known is None:
+            return False
+        known[1].use(spec)
+        return True
+
     def obey(self, command: Command) -> None:
         """Begins what a command says; a command about a part that is over already is late, and does nothing."""
         kind = type(command)

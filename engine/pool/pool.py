@@ -243,9 +243,9 @@ class Pool:
         try:
             core.wait(timeout_s)
         finally:
+            now_s = time.monotonic()
             with self._lock:
                 core.num_waiting -= 1
-                now_s = time.monotonic()
                 if not core.is_doomed:
                     core.note_wait(now_s - max(begun_s, self._waited_until_s))
                 elif not core.num_waiting:

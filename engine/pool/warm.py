@@ -26,20 +26,28 @@ _num_users: Counter[Pool] = Counter()
 def warm_pool(procs: int, jobs: int, memory_bytes: int | str | None) -> Iterator[Pool]:
     """Lends the pool of this shape, started if there is none; others may use it meanwhile."""
     shape = settings(procs=procs, jobs=jobs, memory_bytes=memory_bytes)
+    _close_surplus(shape)
     with _lock:
-        # None is closed while somebody uses it, so there may be more for a while.
-        idle = [kept for kept, pool in _pools.items() if not _num_users[pool] and kept != shape]
-        surplus = [_pools.pop(kept) for kept in idle[: max(0, len(_pools) - (shape in _pools) - _MAX_KEPT + 1)]]
         pool = _pools.pop(shape, None) or Pool(procs, jobs, memory_bytes)
         _pools[shape] = pool
         _num_users[pool] += 1
     try:
-        for other in surplus:
-            other.close()
         yield pool
     finally:
         with _lock:
             _num_users[pool] -= 1
+            if _num_users[pool] <= 0:
+                del _num_users[pool]
+
+
+def _close_surplus(shape: Settings) -> None:
+    """Makes room for `shape`. None is closed while somebody uses it, so there may be more for a while."""
+    with _lock:
+        idle = [kept for kept, pool in _pools.items() if pool not in _num_users and kept != shape]
+        num = len(_pools) - (shape in _pools) - _MAX_KEPT + 1
+        surplus = [_pools.pop(kept) for kept in idle[: max(0, num)]]
+    for pool in surplus:
+        pool.close()
 
 
 def close_warm_pools() -> None:

@@ -84,7 +84,8 @@ class WorkerLoop:
             for batch in self._line.receive():
                 for command in decode_commands(batch):
                     if isinstance(command, OpenStore):
-                        self._executor.open(command.store, command.spec.root, open_wire(command.spec))
+                        if not self._executor.renew(command.store, command.spec):
+                            self._executor.open(command.store, command.spec.root, open_wire(command.spec))
                     elif isinstance(command, Stop):
                         self._stop()
                     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 
-from ..errors import NotFoundError, ProtocolError, S3dlioError
+from ..errors import AuthenticationError, NotFoundError, ProtocolError, S3dlioError
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
 from ..types import ListEntry, ObjectInfo
@@ -22,6 +24,7 @@ from .s3_xml import parse_list_page
 
 _METADATA = b"x-amz-meta-"
 _log = logging.getLogger("s3dlio")
+_here: weakref.WeakSet[S3Store] = weakref.WeakSet()
 
 
 class S3Store:
@@ -34,20 +37,38 @@ class S3Store:
         self.wire = S3Wire(self.spec, self.renew)
         self._renewal = Renewal(self.spec.expires_at_s, _now_s())
         self._renewing = threading.Lock()
+        _here.add(self)
 
     def renew(self) -> None:
-        """As `Store.renew`: asks botocore's chain again, in the thread that comes first; others go on with what there is."""
-        if _now_s() < self._renewal.due_s or not self._renewing.acquire(blocking=False):
+        """As `Store.renew`: asks botocore's chain again, which may take as long as the network makes it.
+
+        Ahead of the expiry that happens in a thread of its own, and everybody goes on with what there is; behind it, in the caller's, and
+        others wait for it.
+        """
+        now_s = _now_s()
+        expires_at_s = self.spec.expires_at_s
+        if expires_at_s is None or now_s < expires_at_s:
+            if now_s >= self._renewal.due_s and self._renewing.acquire(blocking=False):
+                threading.Thread(target=self._ask_and_release, name="s3dlio-credentials", daemon=True).start()
             return
+        self._renewing.acquire()
+        self._ask_and_release()
+
+    def _ask_and_release(self) -> None:
         try:
-            self.spec = resolve_bucket(self.bucket)
+            if _now_s() < self._renewal.due_s:
+                return  # somebody else has just done it
+            self._renewal.note_failure(_now_s())  # whatever happens, it is not tried again at once
+            spec = resolve_bucket(self.bucket)
+            if spec.access_key is None:
+                raise AuthenticationError("there are no credentials any more", uri=self.root)
+            self.wire.use(spec)
         except S3dlioError as error:
-            self._renewal.note_failure(_now_s())
             # As text: a log may keep its records, and an error's traceback the memory of what is being fetched.
             _log.warning("the credentials for %s could not be renewed, and are tried again: %s", self.root, str(error))
         else:
-            self._renewal.note(self.spec.expires_at_s, _now_s())
-            self.wire.use(self.spec)
+            self.spec = spec
+            self._renewal.note(spec.expires_at_s, _now_s())
         finally:
             self._renewing.release()
 
@@ -101,6 +122,15 @@ class S3Store:
             # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
             if error.message.startswith("NoSuchBucket"):
                 raise
+
+
+def _renew_locks() -> None:
+    # A thread of the parent may have held one at the moment of the fork; here it would never be released.
+    for store in list(_here):
+        store._renewing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _now_s() -> float:

@@ -67,8 +67,9 @@ def translated_errors(uri: str | None) -> Iterator[None]:
         raise AuthenticationError(text, uri=uri) from None
     except BotoCoreError as error:
         raise _translate(error, uri) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        # What a credential process prints, or a file holds, goes through json and datetime, whose errors botocore lets pass.
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        # What a credential process prints, or a file holds, goes through json and datetime, whose errors botocore lets pass. A RuntimeError
+        # says that what came by a refresh has expired already.
         text = f"the S3 configuration or credentials cannot be read ({type(error).__name__}); check the files in ~/.aws"
         raise AuthenticationError(text, uri=uri) from None
 

@@ -31,11 +31,23 @@ class S3Wire:
         self.use(spec)
 
     def use(self, spec: S3Spec) -> None:
-        """Signs with the credentials of `spec` from now on; the place is the same."""
+        """Signs with the credentials of `spec` from now on; the place is the same.
+
+        Raises:
+            AuthenticationError, ConfigurationError: As `Signer`; what was used before is used on.
+        """
         credentials = None
         if spec.access_key is not None and spec.secret_key is not None:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
         self._signer = Signer(credentials, region=spec.region, on_second=self._renew)
+
+    def _sign(self, method: str, path: str, query: str, payload_hash: str) -> str:
+        signer = self._signer
+        lines = signer.sign(method, self._host, path, query, (), payload_hash)
+        if signer is not self._signer:
+            # `renew` has just brought other credentials: the old ones may have expired hours ago, if nothing was asked since.
+            lines = self._signer.sign(method, self._host, path, query, (), payload_hash)
+        return lines
 
     def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
@@ -45,7 +57,7 @@ class S3Wire:
         if version is not None and not version.isprintable():
             raise ConfigurationError("a version must be printable text")
         path = self._base + encode_key(key)
-        lines = self._signer.sign("GET", self._host, path, "", (), EMPTY_SHA256)
+        lines = self._sign("GET", path, "", EMPTY_SHA256)
         if start or end is not None:
             lines += f"Range: {format_range(start, end)}\r\n"
         # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
@@ -57,7 +69,7 @@ class S3Wire:
         """Returns a request without a body, for `Exchange`s."""
         path = self._base + encode_key(key)
         query = encode_query(params)
-        lines = self._signer.sign(method, self._host, path, query, (), EMPTY_SHA256)
+        lines = self._sign(method, path, query, EMPTY_SHA256)
         target = f"{path}?{query}" if query else path
         # DELETE without Content-Length: allowed by RFC 9112 §6.3, but some servers wait for a body.
         length = "Content-Length: 0\r\n" if method == "DELETE" else ""
@@ -66,7 +78,7 @@ class S3Wire:
     def put(self, key: str, data: memoryview, payload_hash: str) -> bytes:
         """Returns a request that writes an object; the signature covers its bytes, so the store refuses any others."""
         path = self._base + encode_key(key)
-        lines = self._signer.sign("PUT", self._host, path, "", (), payload_hash)
+        lines = self._sign("PUT", path, "", payload_hash)
         head = f"PUT {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(data)}\r\n\r\n"
         return b"".join((head.encode(), data))
 

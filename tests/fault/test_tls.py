@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_n5_more_than_the_body_spoils_neither_it_nor_the_next(secure: TlsObjectS
     secure.faults[PATH] = [extra_bytes(10, Respond(200, {"ETag": '"1"'}, DATA))] * 2
     for _ in range(3):
         assert bytes(s3dlio.get(URI)) == DATA
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_n5_what_stands_behind_an_answer_in_the_same_record_is_never_the_next_object(secure: TlsObjectServer, status: int) -> None:
+    secure.objects["/bucket/next"] = b"GOOD"
+    smuggled = Respond(200, {"ETag": '"1"'}, b"EVIL")
+    answer = Respond(status, {"ETag": '"1"'}, b"<Error/>" + bytes(2000))
+    secure.faults[PATH] = [raw(answer.head() + bytes(answer.body) + smuggled.head() + bytes(smuggled.body), finish=False)]
+    (found,) = s3dlio.get_many([URI], errors="return")
+    assert isinstance(found, s3dlio.NotFoundError) if status == 404 else len(found) == 2008
+    for _ in range(3):
+        assert bytes(s3dlio.get("s3://bucket/next")) == b"GOOD"
 
 
 def test_n13_a_stall_is_noticed(secure: TlsObjectServer) -> None:
@@ -199,8 +212,39 @@ def test_what_is_no_tls_is_an_error_that_says_so(secure: TlsObjectServer, s3_env
         s3dlio.shutdown()
 
 
-def test_an_answer_before_the_request_is_out_is_heard(secure: TlsObjectServer) -> None:
-    # The handler answers without reading the body; what is behind it is closed.
-    secure.faults["/bucket/big"] = [raw(s3_error(403, "AccessDenied").head() + bytes(s3_error(403, "AccessDenied").body))]
-    with pytest.raises(s3dlio.PermissionDeniedError):
-        s3dlio.put_bytes("s3://bucket/big", bytes(1 << 20))
+class Hasty(TcpServer):
+    """Answers when it has seen the beginning of a request, and reads no more of it."""
+
+    def __init__(self, answer: Respond, context: ssl.SSLContext | None) -> None:
+        self._answer, self._context = answer.head() + bytes(answer.body), context
+        super().__init__()
+
+    def serve(self, sock: socket.socket, number: int) -> None:
+        wrapped = sock if self._context is None else self._context.wrap_socket(sock, server_side=True)
+        self.adopt(wrapped)
+        try:
+            wrapped.recv(1024)
+            wrapped.sendall(self._answer)
+            self.wait_for(self.closing)
+        finally:
+            self.release(wrapped)
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("status", [200, 403])
+def test_n17_an_answer_before_the_request_is_out_is_heard_and_the_rest_is_not_sent(
+    secure: TlsObjectServer, authority: Authority, s3_env: PointAt, monkeypatch: pytest.MonkeyPatch, is_tls: bool, status: int
+) -> None:
+    answer = Respond(200, {"ETag": '"1"'}) if status == 200 else s3_error(403, "AccessDenied")
+    with Hasty(answer, authority.context("127.0.0.1") if is_tls else None) as server:
+        s3_env(f"{'https' if is_tls else 'http'}://127.0.0.1:{server.port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", authority.bundle)
+        for _ in range(2):
+            if status == 200:
+                s3dlio.put_bytes("s3://bucket/big", bytes(32 << 20))
+            else:
+                with pytest.raises(s3dlio.PermissionDeniedError):
+                    s3dlio.put_bytes("s3://bucket/big", bytes(32 << 20))
+        # What was half sent serves no other request.
+        assert server.num_connections == 2
+        s3dlio.shutdown()
