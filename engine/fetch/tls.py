@@ -197,6 +197,12 @@ def _make_context(ca_bundle: str | None) -> SSLContext:
     return made
 
 
+def forget_contexts() -> None:
+    """Forgets all contexts, so that certificates are read anew; connections that stand go on with theirs."""
+    with _lock:
+        _contexts.clear()
+
+
 def _renew_lock() -> None:
     # Another thread may hold it at the moment of a fork; the child would wait for ever.
     global _lock

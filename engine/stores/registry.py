@@ -6,6 +6,7 @@ A bucket is opened once: credentials, region and endpoint are resolved then, and
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Any
 
@@ -78,12 +79,16 @@ def open_wire(spec: Spec) -> Any:
 
 
 def forget_stores() -> None:
-    """Forgets every open store, so that the next use resolves credentials and endpoints anew."""
+    """Forgets every open store, so that the next use resolves credentials, endpoints and certificates anew."""
     from .s3_config import reset
 
     with _lock:
         _stores.clear()
     reset()
+    # Only if there was an https endpoint: ssl takes 15 ms to import.
+    tls = sys.modules.get("s3dlio.engine.fetch.tls")
+    if tls is not None:
+        tls.forget_contexts()
 
 
 def _renew_lock() -> None:

@@ -34,7 +34,7 @@ DATA = random.Random(31).randbytes(300_000)
 @pytest.fixture
 def authority(tmp_path: Path) -> Iterator[Authority]:
     yield Authority(tmp_path)
-    tls._contexts.clear()
+    tls.forget_contexts()
 
 
 @pytest.fixture
@@ -183,6 +183,18 @@ def test_n20_a_bundle_that_is_none_is_a_configuration_error(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "no.pem"))
     with pytest.raises(s3dlio.ConfigurationError, match="cannot be read"):
         s3dlio.get(URI)
+
+
+def test_certificates_are_read_anew_after_shutdown(secure: TlsObjectServer, authority: Authority, tmp_path: Path) -> None:
+    secure.objects[PATH] = DATA
+    right = Path(authority.bundle).read_bytes()
+    (tmp_path / "other").mkdir()
+    Path(authority.bundle).write_bytes(Path(Authority(tmp_path / "other").bundle).read_bytes())
+    with pytest.raises(s3dlio.CertificateError):
+        s3dlio.get(URI)
+    Path(authority.bundle).write_bytes(right)
+    s3dlio.shutdown()
+    assert bytes(s3dlio.get(URI)) == DATA
 
 
 def test_n13_a_server_that_never_shakes_hands_is_given_up(s3_env: PointAt, quick_settings: None) -> None:
