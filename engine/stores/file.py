@@ -56,6 +56,9 @@ class FileWire:
 
     is_local = True
 
+    def use(self, spec: FileSpec) -> None:
+        """There is nothing in a spec of files that changes."""
+
     def read(self, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
         """As `LocalWire.read`.
 
