@@ -96,9 +96,18 @@ class FetchLoop:
         (self._local if fetch.wire.is_local else self._queue).append(fetch)
 
     def start(self) -> None:
-        """Sends what was submitted, as far as connections are free; for a driver that does not `poll` soon."""
-        if self._queue and len(self._active) < self.max_connections:
-            self._start_queued()
+        """Sends what was submitted, as far as there may be connections, on those that hold nothing which nobody asked for.
+
+        `poll` does so too; a driver calls this that does not poll soon.
+        """
+        if not self._queue or len(self._active) >= self.max_connections:
+            return
+        self._idle.oldest_s = time.monotonic() - self.limits.idle_connection_s
+        # Without this look, what a broken server sends behind a body would pass for the next object.
+        for fd, _ in self._epoll.poll(0):
+            self._idle.on_event(fd)
+        while self._queue and len(self._active) < self.max_connections:
+            self._begin(self._queue.popleft())
 
     def supply(self, fetch: Fetch, out: memoryview) -> None:
         """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
@@ -113,7 +122,7 @@ class FetchLoop:
         if connection is None:
             # It broke while it waited, and that was not noticed: ask again.
             self._queue.appendleft(fetch)
-            self._start_queued()
+            self.start()
             return
         self._unmute(connection)
         connection.stamp_s = self._now
@@ -128,7 +137,7 @@ class FetchLoop:
             self._drop(connection)
         self._forget(fetch)
         self._finish(fetch, State.CANCELLED)
-        self._start_queued()
+        self.start()
 
     def note_wait(self, seconds: float) -> None:
         """Lets the loop's clock go on by what a driver has waited for it elsewhere."""
@@ -206,15 +215,6 @@ class FetchLoop:
         self._epoll.close()
 
     # Starting.
-
-    def _start_queued(self) -> None:
-        """Sends the next requests, on connections that hold nothing which nobody asked for."""
-        self._idle.oldest_s = time.monotonic() - self.limits.idle_connection_s
-        # Without this look, what a broken server sends behind a body would pass for the next object.
-        for fd, _ in self._epoll.poll(0):
-            self._idle.on_event(fd)
-        while self._queue and len(self._active) < self.max_connections:
-            self._begin(self._queue.popleft())
 
     def _begin(self, fetch: Fetch) -> None:
         fetch.begin(self._now + self.limits.deadline_s)
@@ -348,7 +348,7 @@ class FetchLoop:
                 self._epoll.modify(connection.fd, 0)
                 self._parked[connection.fd] = self._active.pop(connection.fd)
         self._parking.clear()
-        self._start_queued()
+        self.start()
 
     def _unmute(self, connection: Connection) -> None:
         if self._parked.pop(connection.fd, None) is not None:

@@ -83,7 +83,7 @@ class InlineFetcher:
     def fetch_many(self, refs: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
         """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`."""
         results: list[Any] = [None] * len(refs)
-        todo = enumerate(refs)
+        todo = _make_fetches(refs, results)
         with self._borrow(max_in_flight) as loop:
             loop.grant = partial(self._grant, results)
             # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
@@ -95,14 +95,9 @@ class InlineFetcher:
                 self._submit(loop, results, islice(todo, len(finished)))
         return results
 
-    def _submit(self, loop: FetchLoop, results: list[Any], refs: Iterable[tuple[int, ObjectRef | str]]) -> None:
-        """Hands requests to the loop; a URI without a store gets its error at once."""
-        fetches = []
-        for index, ref in refs:
-            try:
-                fetches.append(_make_fetch(index, ref))
-            except S3dlioError as error:
-                results[index] = error
+    def _submit(self, loop: FetchLoop, results: list[Any], todo: Iterable[Fetch]) -> None:
+        """Hands requests to the loop, with room beforehand where that can be."""
+        fetches = [*todo]
         self._guess(results, fetches)
         for fetch in fetches:
             loop.submit(fetch)
@@ -234,6 +229,17 @@ def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
     error, fetch.error = fetch.error, None
     if error is not None:
         raise error
+
+
+def _make_fetches(refs: Sequence[ObjectRef | str], results: list[Any]) -> Iterator[Fetch]:
+    """Yields a request for each of `refs`; a URI without a store gets its error at once, and is passed over."""
+    for index, ref in enumerate(refs):
+        try:
+            fetch = _make_fetch(index, ref)
+        except S3dlioError as error:
+            results[index] = error
+        else:
+            yield fetch
 
 
 def _make_fetch(token: int, ref: ObjectRef | str) -> Fetch:

@@ -334,3 +334,12 @@ def test_every_verb_refuses_what_is_no_uri(verb: str, uri: str) -> None:
     more: list[Any] = {"get_range": [0], "put_bytes": [b""]}.get(verb, [])
     with pytest.raises(s3dlio.InvalidUriError):
         getattr(s3dlio, verb)(uri, *more)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 64])
+def test_get_many_goes_on_behind_any_number_of_uris_without_a_store(place: Place, workers: int) -> None:
+    place.write("good", DATA)
+    bad, good = ["no scheme", "nonsense://x/y"] * 100, [place.uri("good")]
+    found = s3dlio.get_many([*bad, *good, *bad, *good], workers=workers, errors="return")
+    assert [isinstance(one, s3dlio.InvalidUriError) for one in found] == ([True] * 200 + [False]) * 2
+    assert [bytes(one) for one in found if not isinstance(one, Exception)] == [DATA] * 2
