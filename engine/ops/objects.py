@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
 from ..fetch.request import Fetch
 from ..pool.inline import inline_fetcher
+from ..stores.base import run, run_pages
 from ..stores.registry import is_file_scheme, locate
 from ..types import ListEntry
 from ..uri import as_directory
@@ -54,10 +55,10 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
             return fetcher.fetch_one(Fetch(0, uri, store.wire, key, start=offset, end=end))
         except InvalidRangeError as error:
             # HTTP has no empty range: offset == size is refused (416) like one beyond the end, and not every server says the size.
-            if error.status is None or store.stat(fetcher.run, key).size != offset:
+            if error.status is None or run(store.stat(key), fetcher.run).size != offset:
                 raise
             return fetcher.empty_view()
-    size = store.stat(fetcher.run, key).size
+    size = run(store.stat(key), fetcher.run).size
     if offset > size:
         raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=uri)
     return fetcher.empty_view()
@@ -74,7 +75,7 @@ def put_bytes(uri: str, data: Any) -> None:
     if not key:
         raise ConfigurationError("an object needs a key", uri=uri)
     view = memoryview(data)
-    store.put(inline_fetcher().run, key, view.cast("B") if view.nbytes else memoryview(b""))
+    run(store.put(key, view.cast("B") if view.nbytes else memoryview(b"")), inline_fetcher().run)
 
 
 def stat(uri: str) -> dict[str, Any]:
@@ -84,14 +85,14 @@ def stat(uri: str) -> dict[str, Any]:
         NotFoundError: No such object; a prefix is none.
     """
     store, key = locate(uri)
-    return store.stat(inline_fetcher().run, key).as_stat()
+    return run(store.stat(key), inline_fetcher().run).as_stat()
 
 
 def exists(uri: str) -> bool:
     """Whether the object exists. Only not-found is False: every other error is raised."""
     store, key = locate(uri)
     try:
-        store.stat(inline_fetcher().run, key)
+        run(store.stat(key), inline_fetcher().run)
     except (NotFoundError, IsADirectoryError):
         return False
     return True
@@ -102,7 +103,7 @@ def delete(uri: str) -> None:
     store, key = locate(uri)
     if not key:
         raise ConfigurationError("an object needs a key", uri=uri)
-    store.delete(inline_fetcher().run, key)
+    run(store.delete(key), inline_fetcher().run)
 
 
 def list(uri: str, recursive: bool = False, pattern: str | re.Pattern[str] | None = None) -> builtins.list[str]:
@@ -125,7 +126,7 @@ def list_iter(
     matches = compile_pattern(pattern)
     # The relative key begins after the last "/" of a text prefix, and after the directory on a file system.
     base = as_directory(store.root + key) if is_file_scheme(uri) else store.root + key[: key.rfind("/") + 1]
-    for page in store.list_pages(inline_fetcher().run, key, recursive):
+    for page in run_pages(store.list_pages(key, recursive), inline_fetcher().run):
         if pattern is None:
             yield from page
         else:

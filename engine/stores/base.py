@@ -3,19 +3,28 @@
 A store has two halves. Its *wire* is what the fetch loop needs (bytes of requests, meaning of answers, or a local read) and can be made
 anew in a worker from `spec`. The rest are the operations below: small, rare, run in the calling process.
 
-Every operation that needs the network is given a `Runner` and makes `Exchange`s for it; no store owns a connection. Every error is one
-of `engine/errors.py`.
+No operation does I/O over the network itself, and no store owns a connection: an operation is a generator that yields requests and is
+sent each of them back when it is done. So one text serves callers who wait (`run`, `run_pages`) and callers who await. Every error is
+one of `engine/errors.py`; that of a request is thrown into the operation which yielded it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
-from ..errors import InvalidRangeError
+from ..errors import InvalidRangeError, S3dlioError
 from ..fetch.request import Fetch
 from ..types import ListEntry, ObjectInfo
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
+Operation = Generator[Fetch, Fetch, T]
+"""Yields requests, is sent each when it is done, and returns its result."""
+Listing = Generator[Fetch | list[ListEntry], Fetch | None, None]
+"""Yields requests and pages as they come; after a page it is sent None."""
 Runner = Callable[[Fetch], Fetch]
 """Drives one request to its end and returns it, or raises its error."""
 
@@ -34,7 +43,7 @@ class Store(Protocol):
         """Has credentials fetched anew that will expire soon; `spec` and `wire` hold them then. Costs nothing where none are due."""
         ...
 
-    def stat(self, run: Runner, key: str) -> ObjectInfo:
+    def stat(self, key: str) -> Operation[ObjectInfo]:
         """Returns what a HEAD says.
 
         Raises:
@@ -42,18 +51,18 @@ class Store(Protocol):
         """
         ...
 
-    def list_pages(self, run: Runner, prefix: str, recursive: bool) -> Iterator[list[ListEntry]]:
+    def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """Yields pages of the listing below `prefix`, in the store's order; child prefixes too where not `recursive`.
 
         On object stores `prefix` is a raw text prefix; on file systems a directory (a file lists itself, a missing one nothing).
         """
         ...
 
-    def put(self, run: Runner, key: str, data: memoryview) -> None:
+    def put(self, key: str, data: memoryview) -> Operation[None]:
         """Writes a whole object; it is visible complete or not at all."""
         ...
 
-    def delete(self, run: Runner, key: str) -> None:
+    def delete(self, key: str) -> Operation[None]:
         """Deletes an object; a missing one is no error."""
         ...
 
@@ -67,3 +76,57 @@ def check_local_range(size: int, start: int, end: int | None, uri: str) -> int:
     if start > size:
         raise InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=uri)
     return size if end is None else min(end, size)
+
+
+def at_once(function: Callable[P, T]) -> Callable[P, Operation[T]]:
+    """Makes an operation of a method that needs no request."""
+
+    @wraps(function)
+    def operation(*args: P.args, **kwargs: P.kwargs) -> Operation[T]:
+        yield from ()
+        return function(*args, **kwargs)
+
+    return operation
+
+
+def run(operation: Operation[T], runner: Runner) -> T:
+    """Drives an operation to its end, and returns its result.
+
+    Raises:
+        S3dlioError: As the operation says.
+    """
+    try:
+        fetch = next(operation)
+        while True:
+            try:
+                done = runner(fetch)
+            except S3dlioError as error:
+                fetch = operation.throw(error)
+            else:
+                fetch = operation.send(done)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def run_pages(listing: Listing, runner: Runner) -> Iterator[list[ListEntry]]:
+    """Drives a listing, as far as its pages are asked for.
+
+    Raises:
+        S3dlioError: As the listing says.
+    """
+    try:
+        step = next(listing)
+        while True:
+            if isinstance(step, Fetch):
+                try:
+                    done = runner(step)
+                except S3dlioError as error:
+                    step = listing.throw(error)
+                else:
+                    step = listing.send(done)
+            else:
+                yield step
+                step = listing.send(None)
+    except StopIteration:
+        return

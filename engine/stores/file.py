@@ -29,7 +29,7 @@ from ..errors import (
 )
 from ..fetch.request import Fetch, State
 from ..types import ListEntry, ObjectInfo
-from .base import Runner, check_local_range
+from .base import Listing, at_once, check_local_range
 
 _PAGE_ENTRIES: Final = 1000
 _CLASSES: Final[dict[int, type[S3dlioError]]] = {
@@ -121,7 +121,8 @@ class FileStore:
     def renew(self) -> None:
         """There is nothing that expires."""
 
-    def stat(self, run: Runner, key: str) -> ObjectInfo:
+    @at_once
+    def stat(self, key: str) -> ObjectInfo:
         """As `Store.stat`."""
         uri = self.root + key
         with _errors_named(uri):
@@ -132,7 +133,7 @@ class FileStore:
             uri=uri, size=found.st_size, version=version, etag=version, last_modified=_iso(found), storage_class="STANDARD"
         )
 
-    def list_pages(self, run: Runner, prefix: str, recursive: bool) -> Iterator[list[ListEntry]]:
+    def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`: sorted within each directory; symbolic links to directories are listed but not followed."""
         page: list[ListEntry] = []
         with _errors_named(self.root + prefix):
@@ -165,7 +166,8 @@ class FileStore:
     def _entry(self, path: str, found: os.stat_result) -> ListEntry:
         return ListEntry(self.root + path, found.st_size, _version(found), _iso(found))
 
-    def put(self, run: Runner, key: str, data: memoryview) -> None:
+    @at_once
+    def put(self, key: str, data: memoryview) -> None:
         """As `Store.put`; parents are created."""
         if key.endswith("/"):
             raise InvalidUriError("a file's URI must not end in /", uri=self.root + key)
@@ -189,7 +191,8 @@ class FileStore:
                 raise
             _sync_directory(folder or "/")
 
-    def delete(self, run: Runner, key: str) -> None:
+    @at_once
+    def delete(self, key: str) -> None:
         """As `Store.delete`."""
         with _errors_named(self.root + key), contextlib.suppress(FileNotFoundError):
             os.unlink(key)

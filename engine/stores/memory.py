@@ -7,14 +7,14 @@ lives as long as the process and is seen by no other: worker processes never rea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from ..errors import NotFoundError, ObjectChangedError
 from ..fetch.request import Fetch, State
 from ..types import ListEntry, ObjectInfo
-from .base import Runner, check_local_range
+from .base import Listing, at_once, check_local_range
 
 
 class _Stored(NamedTuple):
@@ -69,7 +69,8 @@ class MemoryStore:
     def renew(self) -> None:
         """There is nothing that expires."""
 
-    def stat(self, run: Runner, key: str) -> ObjectInfo:
+    @at_once
+    def stat(self, key: str) -> ObjectInfo:
         """As `Store.stat`."""
         found = self._objects.get(key)
         if found is None:
@@ -82,7 +83,7 @@ class MemoryStore:
             last_modified=found.last_modified,
         )
 
-    def list_pages(self, run: Runner, prefix: str, recursive: bool) -> Iterator[list[ListEntry]]:
+    def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`, in one page."""
         page: list[ListEntry] = []
         children: set[str] = set()
@@ -98,11 +99,13 @@ class MemoryStore:
         if page:
             yield page
 
-    def put(self, run: Runner, key: str, data: memoryview) -> None:
+    @at_once
+    def put(self, key: str, data: memoryview) -> None:
         """As `Store.put`."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._objects[key] = _Stored(bytes(data), f"v{next(_versions)}", now)
 
-    def delete(self, run: Runner, key: str) -> None:
+    @at_once
+    def delete(self, key: str) -> None:
         """As `Store.delete`."""
         self._objects.pop(key, None)

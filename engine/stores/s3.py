@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -16,7 +15,7 @@ from ..errors import AuthenticationError, NotFoundError, ProtocolError, S3dlioEr
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
 from ..types import ListEntry, ObjectInfo
-from .base import Runner
+from .base import Listing, Operation
 from .renewal import Renewal
 from .s3_config import resolve_bucket
 from .s3_wire import S3Wire
@@ -76,15 +75,15 @@ class S3Store:
         make = partial(self.wire.request, method, key, params)
         return Exchange(None, self.root + key, self.wire, method, make)
 
-    def stat(self, run: Runner, key: str) -> ObjectInfo:
+    def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`, by HEAD."""
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        fetch = run(self._exchange("HEAD", key))
+        fetch = yield self._exchange("HEAD", key)
         assert fetch.reply is not None
         return _info(self.root + key, fetch.reply)
 
-    def list_pages(self, run: Runner, prefix: str, recursive: bool) -> Iterator[list[ListEntry]]:
+    def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
 
         Raises:
@@ -97,7 +96,9 @@ class S3Store:
         seen: set[str] = set()
         while True:
             params = base if token is None else (*base, ("continuation-token", token))
-            page = parse_list_page(bytes(run(self._exchange("GET", "", params)).body), self.root)
+            fetch = yield self._exchange("GET", "", params)
+            assert fetch is not None
+            page = parse_list_page(bytes(fetch.body), self.root)
             entries = page.entries + [ListEntry(child) for child in page.prefixes]
             if entries:
                 yield entries
@@ -108,16 +109,16 @@ class S3Store:
                 raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
             seen.add(token)
 
-    def put(self, run: Runner, key: str, data: memoryview) -> None:
+    def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
         payload_hash = hashlib.sha256(data).hexdigest()
         make = partial(self.wire.put, key, data, payload_hash)
-        run(Exchange(None, self.root + key, self.wire, "PUT", make))
+        yield Exchange(None, self.root + key, self.wire, "PUT", make)
 
-    def delete(self, run: Runner, key: str) -> None:
+    def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""
         try:
-            run(self._exchange("DELETE", key))
+            yield self._exchange("DELETE", key)
         except NotFoundError as error:
             # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
             if error.message.startswith("NoSuchBucket"):

@@ -12,6 +12,7 @@ import pytest
 from s3dlio.engine.config import settings
 from s3dlio.engine.errors import InternalError, rebuild_error
 from s3dlio.engine.fetch.loop import FetchLoop
+from s3dlio.engine.fetch.request import Fetch
 from s3dlio.engine.memory.segment import HEADER_BYTES, Segment
 from s3dlio.engine.pool.executor import Executor
 from s3dlio.engine.pool.messages import (
@@ -27,6 +28,7 @@ from s3dlio.engine.pool.messages import (
     Stop,
     SupplySpace,
 )
+from s3dlio.engine.stores.base import run
 from s3dlio.engine.stores.file import FileSpec
 from s3dlio.engine.stores.memory import MemoryStore
 from s3dlio.engine.stores.s3_config import S3Spec
@@ -85,19 +87,19 @@ class Bench:
 def bench(object_server: ObjectServer) -> Iterator[Bench]:
     made = Bench(object_server.port)
     yield made
-    made.memory.delete(_no_runner, "key")
+    run(made.memory.delete("key"), _no_runner)
     made.close()
 
 
 @pytest.fixture(params=["memory", "http"])
 def store(request: pytest.FixtureRequest, bench: Bench, object_server: ObjectServer) -> int:
     """The number of a store that has DATA under `key`."""
-    bench.memory.put(_no_runner, "key", memoryview(DATA))
+    run(bench.memory.put("key", memoryview(DATA)), _no_runner)
     object_server.objects["/bucket/key"] = DATA
     return MEMORY if request.param == "memory" else HTTP
 
 
-def _no_runner(fetch: object) -> object:
+def _no_runner(fetch: Fetch) -> Fetch:
     raise AssertionError("a store in memory needs no network")
 
 
