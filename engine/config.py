@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backoff_max_s: float
     retry_after_max_s: float
     idle_connection_s: float
+    verify_checksums: bool
 
 
 _NAMES = Settings.__struct_fields__

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from ..errors import ObjectChangedError, S3dlioError, describe
+from ..errors import ChecksumMismatchError, ObjectChangedError, S3dlioError, describe
 from ..retry import delay_s, parse_retry_after
 from .request import Fetch
 
 if TYPE_CHECKING:
     from ..config import Settings
+
+_MAX_MISMATCHES = 3
+"""Bytes that were wrong so often are wrong in the store, or on a way that nothing here can change."""
 
 
 class Delayed:
@@ -56,8 +59,15 @@ class Delayed:
 def wait_before_retry(fetch: Fetch, error: S3dlioError, limits: Settings) -> float | None:
     """Returns how long to wait before the next attempt, in seconds; None if there is to be none."""
     if isinstance(error, ObjectChangedError) and not fetch.is_pinned and not fetch.was_restarted:
+        fetch.was_restarted = True
         fetch.restart()
         return 0.0
+    if isinstance(error, ChecksumMismatchError):
+        # All of it came, so no count of failures stands in the way of asking for ever.
+        fetch.restart()
+        fetch.mismatches += 1
+        if fetch.mismatches == _MAX_MISMATCHES:
+            return None
     if not error.retryable:
         return None
     asked = parse_retry_after(error.retry_after, datetime.now(UTC))

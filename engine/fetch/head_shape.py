@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from .checksums import Checksum, decode, find_value
 from .http1 import ResponseHead
 
 _FREE: Final = (b"date", b"last-modified", b"x-amz-request-id", b"x-amz-id-2")
@@ -21,14 +22,15 @@ _Span = tuple[int, int]
 class HeadShape:
     """What one head has in common with those that may be expected after it."""
 
-    __slots__ = ("_etag_group", "_head", "_length_group", "_match")
+    __slots__ = ("_checksum_group", "_etag_group", "_head", "_length_group", "_match")
 
     def __init__(self, head: ResponseHead) -> None:
         raw = head.raw
         lower = raw.lower()
         length, etag = _digits_of(raw, lower), _inner_etag(raw, lower)
+        checksum = None if head.checksum is None else find_value(raw, lower, head.checksum.algorithm)
         spans = {_value_of(raw, lower, name): b"[ -~]{%d}" for name in _FREE}
-        spans |= {length: b"([0-9]{%d})", etag: b"([ !#-~]{%d})"}
+        spans |= {length: b"([0-9]{%d})", etag: b"([ !#-~]{%d})", checksum: b"([0-9A-Za-z+/=]{%d})"}
         pattern, at = [], 0
         for start, end in sorted(span for span in spans if span is not None):
             pattern += [re.escape(raw[at:start]), spans[start, end] % (end - start)]
@@ -36,8 +38,10 @@ class HeadShape:
         pattern.append(re.escape(raw[at:]))
         self._head = head
         self._match = re.compile(b"".join(pattern)).fullmatch
-        groups = sorted(span for span in (length, etag) if span is not None)
-        self._length_group, self._etag_group = (groups.index(span) + 1 if span else 0 for span in (length, etag))
+        groups = sorted(span for span in (length, etag, checksum) if span is not None)
+        self._length_group, self._etag_group, self._checksum_group = (
+            groups.index(span) + 1 if span else 0 for span in (length, etag, checksum)
+        )
 
     def match(self, raw: bytes) -> ResponseHead | None:
         """Returns the head that `raw` is; None where it must be parsed."""
@@ -47,7 +51,13 @@ class HeadShape:
         known = self._head
         length = int(found[self._length_group]) if self._length_group else known.length
         etag = found[self._etag_group].decode() if self._etag_group else known.etag
-        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent)
+        checksum = known.checksum
+        if checksum is not None:
+            value = decode(checksum.algorithm, found[self._checksum_group])
+            if value is None:
+                return None
+            checksum = Checksum(checksum.algorithm, value)
+        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent, checksum)
 
 
 def _value_of(raw: bytes, lower: bytes, name: bytes) -> _Span | None:

@@ -14,6 +14,7 @@ import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from ..errors import ProtocolError
+from .checksums import Checksum, find_checksum
 
 MAX_HEAD_BYTES: Final = 64 << 10
 """A response head that is longer is an error; S3's are below 1 KiB (with metadata, below 4)."""
@@ -55,6 +56,8 @@ class ResponseHead(msgspec.Struct, gc=False):
     has_range: bool
     is_persistent: bool
     """Whether the connection may be used again after this response."""
+    checksum: Checksum | None = None
+    """Of the whole object, where the head gives one."""
 
     def get(self, name: bytes) -> str | None:
         """Returns a header's value as text (latin-1, RFC 9110 §5.5), or None. `name` is in lowercase."""
@@ -125,6 +128,7 @@ def parse_head(raw: bytes) -> ResponseHead:
         None if etag is None else unquote_etag(etag.decode("latin-1")),
         b"\r\ncontent-range:" in lower,
         is_persistent,
+        find_checksum(raw, lower),
     )
 
 

@@ -217,7 +217,7 @@ class FetchLoop:
     # Starting.
 
     def _begin(self, fetch: Fetch) -> None:
-        fetch.begin(self._now + self.limits.deadline_s)
+        fetch.begin(self._now + self.limits.deadline_s, self.limits.verify_checksums)
         try:
             # Before there is a connection: what cannot even be asked for costs none.
             request = fetch.build()
@@ -309,6 +309,7 @@ class FetchLoop:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
         if not fetch.is_resumable:
             fetch.received = 0
+            fetch.checksum = None
         fetch.failures += 1
         now = self._now
         wait_s = wait_before_retry(fetch, error, self.limits)

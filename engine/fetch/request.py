@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from ..errors import S3dlioError
+    from .checksums import RunningSum
     from .http1 import ResponseHead
     from .origin import Origin
 
@@ -38,8 +39,11 @@ class Wire(Protocol):
     is_local: bool
     """False here; True says that this is a `LocalWire`."""
 
-    def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
-        """Returns the request for bytes [start, end) of the object (all of it for 0, None), pinned to `version` where given."""
+    def get(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> bytes:
+        """Returns the request for bytes [start, end) of the object (all of it for 0, None), pinned to `version` where given.
+
+        `with_checksum` asks for the checksum of the object too.
+        """
         ...
 
     def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
@@ -70,13 +74,16 @@ class Fetch:
         "attempts",
         "begun_s",
         "body",
+        "checksum",
         "deadline_s",
         "end",
         "error",
         "failures",
         "finished_s",
         "is_pinned",
+        "is_verified",
         "key",
+        "mismatches",
         "out",
         "received",
         "reply",
@@ -86,6 +93,7 @@ class Fetch:
         "token",
         "uri",
         "version",
+        "wants_checksum",
         "was_restarted",
         "wire",
         "_asked",
@@ -125,6 +133,14 @@ class Fetch:
         self.out = out
         """Writable memory for the bytes [start, end); may be longer, and is asked for when it is None or too short."""
         self._asked = (end, size, version)
+        self.wants_checksum = False
+        """Whether the bytes are held against the object's checksum, if there is one."""
+        self.checksum: RunningSum | None = None
+        """The sum of what was received, where the object does not come at once."""
+        self.mismatches = 0
+        """How often the bytes had another checksum than the object."""
+        self.is_verified = False
+        """Whether the bytes have the object's checksum."""
         self.was_restarted = False
         self.received = 0
         """Good bytes in `out` so far."""
@@ -141,9 +157,11 @@ class Fetch:
         self.finished_s = 0.0
         self.deadline_s = 0.0
 
-    def begin(self, deadline_s: float) -> None:
-        """Counts an attempt; the first one starts the clock."""
+    def begin(self, deadline_s: float, with_checksum: bool) -> None:
+        """Counts an attempt; the first one starts the clock. `with_checksum` has a whole object checked."""
         if not self.attempts:
+            # Of a range there is none.
+            self.wants_checksum = with_checksum and not self.start and self.end is None
             self.begun_s = time.monotonic()
             self.deadline_s = deadline_s
         self.attempts += 1
@@ -151,7 +169,9 @@ class Fetch:
 
     def build(self) -> bytes:
         """Returns the bytes of the next request: what is still missing, pinned to the version once that is known."""
-        request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version)
+        # What is received of an object already came with its checksum.
+        with_checksum = self.wants_checksum and not self.received
+        request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version, with_checksum)
         return request
 
     @property
@@ -160,9 +180,9 @@ class Fetch:
         return self.version is not None and not self.version.startswith("W/")
 
     def restart(self) -> None:
-        """Forgets what was received and learnt: the object changed under a read that had pinned nothing."""
-        self.was_restarted = True
+        """Forgets what was received and learnt."""
         self.received = 0
+        self.checksum = None
         self.end, self.size, self.version = self._asked
 
     @property

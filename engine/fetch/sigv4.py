@@ -4,7 +4,7 @@ Rules:
 
 * What is signed is what is sent. `path` and `query` come encoded by `encode_key` and `encode_query`, and the caller writes them and
   `host` to the wire as they are; nothing here normalises a path, since `//`, `.` and `..` are ordinary parts of an S3 key.
-* Everything that depends only on the second, the day, the host and the names of the headers is made once and kept in one record, which
+* Everything that depends only on the second, the day, the host and the headers is made once and kept in one record, which
   is replaced whole: a thread sees the old second or the new one, never a mixture, and takes no lock. What is left per request is
   three SHA-256 runs.
 * No secret leaves: credentials show their presence and not their text, do not pickle, and no error quotes a header's value.
@@ -44,9 +44,7 @@ _UNRESERVED_OR_SLASH = _UNRESERVED + b"/"
 _ENCODED = tuple(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in range(256))
 _ENCODED_BUT_SLASH = tuple("/" if byte == 0x2F else text for byte, text in enumerate(_ENCODED))
 _MAX_SHAPES = 64
-"""A store needs a handful per second; only payload hashes of signed bodies are without end. 64 shapes are about 50 KB."""
-
-_NO_HEADERS: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]] = ((), (), ())
+"""A store needs a handful per second; only payload hashes of signed bodies, and metadata, are without end. 64 shapes are about 50 KB."""
 
 _sha256 = hashlib.sha256
 _is_visible = re.compile(r"[!-~]+").fullmatch
@@ -92,10 +90,7 @@ class _DayKey(msgspec.Struct, frozen=True):
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What requests of one second with the same host, payload hash and header names share.
-
-    Where there are such headers, both are templates: `%s` stands for each value, by name.
-    """
+    """What requests of one second with the same host, payload hash and headers share."""
 
     canonical: str
     """The canonical request after the query."""
@@ -113,7 +108,7 @@ class _Stamp(msgspec.Struct, frozen=True):
     key: _DayKey
     inner: HASH
     """The inner half of the HMAC, fed with the string to sign up to the hash of the canonical request."""
-    shapes: dict[tuple[str, str, tuple[str, ...]], _Shape]
+    shapes: dict[tuple[str, str, Headers], _Shape]
 
 
 class Signer:
@@ -181,22 +176,19 @@ class Signer:
             ConfigurationError: A header's name is no lowercase token, stands twice or belongs to the signature, or its value, the host
                 or the payload hash holds a line end, another control character or a lone surrogate (N19).
         """
-        names, sent, signed = _split(headers) if headers else _NO_HEADERS
         if self._credentials is None:
-            _check_names(names)
-            return "".join([f"{name}: {value}\r\n" for name, value in zip(names, sent, strict=True)])
+            _check_headers(headers)
+            return "".join([f"{name}: {value}\r\n" for name, value in sorted(headers)])
         second = int(self._clock() if now_s is None else now_s)
         stamp = self._stamp
         if stamp is None or stamp.second != second:
             stamp = self._renew_stamp(second)
-        shape = stamp.shapes.get((host, payload_hash, names)) or self._add_shape(stamp, host, payload_hash, names)
-        # Without headers of its own, as most requests are, nothing is left to fill in.
-        rest, lines = (shape.canonical % signed, shape.lines % sent) if names else (shape.canonical, shape.lines)
+        shape = stamp.shapes.get((host, payload_hash, headers)) or self._add_shape(stamp, host, payload_hash, headers)
         inner = stamp.inner.copy()
-        inner.update(_sha256(f"{method}\n{path}\n{query}\n{rest}".encode()).hexdigest().encode())
+        inner.update(_sha256(f"{method}\n{path}\n{query}\n{shape.canonical}".encode()).hexdigest().encode())
         outer = stamp.key.outer.copy()
         outer.update(inner.digest())
-        return f"{lines}{outer.hexdigest()}\r\n"
+        return f"{shape.lines}{outer.hexdigest()}\r\n"
 
     def canonical_request(
         self,
@@ -212,10 +204,8 @@ class Signer:
 
         It holds the session token. Arguments and errors are those of `sign`; without credentials it raises AuthenticationError.
         """
-        names, _, signed = _split(headers)
         stamp = self._renew_stamp(int(self._clock() if now_s is None else now_s))
-        shape = self._add_shape(stamp, host, payload_hash, names)
-        return f"{method}\n{path}\n{query}\n{shape.canonical % signed if names else shape.canonical}"
+        return f"{method}\n{path}\n{query}\n{self._add_shape(stamp, host, payload_hash, headers).canonical}"
 
     def _renew_stamp(self, second: int) -> _Stamp:
         if self._on_second is not None:
@@ -243,27 +233,24 @@ class Signer:
         outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
         return _DayKey(day, f"{day}/{self._region}/{self._service}/aws4_request", inner, outer)
 
-    def _add_shape(self, stamp: _Stamp, host: str, payload_hash: str, names: tuple[str, ...]) -> _Shape:
+    def _add_shape(self, stamp: _Stamp, host: str, payload_hash: str, headers: Headers) -> _Shape:
         if not _is_visible(host) or not _is_visible(payload_hash):
             raise ConfigurationError("the host and the payload hash of a request must be visible ASCII without spaces")
-        _check_names(names)
+        _check_headers(headers)
         identity = self._identity()
         added = {"x-amz-date": stamp.date, "x-amz-content-sha256": payload_hash}
         if identity.token is not None:
             added["x-amz-security-token"] = identity.token
-        # NUL can be in none of these texts, so it marks the values' places until the percent signs are doubled.
-        fields = {"host": host} | added | dict.fromkeys(names, "\0")
+        fields = {"host": host} | added | {name: _trim_all(value) for name, value in headers}
         signed = ";".join(sorted(fields))
         canonical = "\n".join([f"{name}:{fields[name]}" for name in sorted(fields)]) + f"\n\n{signed}\n{payload_hash}"
-        lines = [f"{name}: {fields[name]}\r\n" for name in (*added, *names)]
+        lines = [f"{name}: {value}\r\n" for name, value in (*added.items(), *sorted(headers))]
         scope = f"Credential={identity.access_key}/{stamp.key.scope}, SignedHeaders={signed}, Signature="
         lines.append(f"Authorization: AWS4-HMAC-SHA256 {scope}")
         shape = _Shape(canonical, "".join(lines))
-        if names:
-            shape = _Shape(_as_template(shape.canonical), _as_template(shape.lines))
         if len(stamp.shapes) >= _MAX_SHAPES:
             stamp.shapes.clear()
-        stamp.shapes[host, payload_hash, names] = shape
+        stamp.shapes[host, payload_hash, headers] = shape
         return shape
 
     def _identity(self) -> Credentials:
@@ -302,38 +289,23 @@ def _encode(text: str, safe: bytes, table: tuple[str, ...]) -> str:
     return "".join([table[byte] for byte in raw]) if raw.translate(None, safe) else text
 
 
-def _split(headers: Headers) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Returns names, values to send and values to sign, each sorted by name."""
-    names, values = [], []
-    for name, value in sorted(headers):
-        names.append(name)
-        values.append(value)
-    sent = tuple(values)
-    # One look at all of them: ranges, ETags and flags are visible ASCII, and are signed as they are.
-    if _is_visible("".join(values)):
-        return tuple(names), sent, sent
-    for name, value in headers:
-        if _find_unsendable(value):
-            raise ConfigurationError(
-                f"the value of {clean(name)!r} holds a line end, a control character or a lone surrogate"
-            )
-    return tuple(names), sent, tuple([_trim_all(value) for value in sent])
-
-
 def _trim_all(value: str) -> str:
     """Returns `value` without outer spaces and with inner runs of them made one: Trimall of the specification."""
     return " ".join([word for word in value.replace("\t", " ").split(" ") if word])
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def _check_headers(headers: Headers) -> None:
     own = {"host", "authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-security-token"}
-    for name in names:
+    names = [name for name, _ in headers]
+    for name, value in headers:
         if not _is_name(name):
             raise ConfigurationError(f"{clean(name)!r} cannot be the name of a header; names are lowercase here")
         if name in own:
             raise ConfigurationError(f"the header {name!r} belongs to the signature and cannot be given")
+        if _find_unsendable(value):
+            raise ConfigurationError(f"the value of {clean(name)!r} holds a line end, a control character or a lone surrogate")
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"a header is given twice: {', '.join(names)}")
+        raise ConfigurationError(f"a header is given twice: {', '.join(sorted(names))}")
 
 
 def _check_credentials(credentials: Credentials) -> None:
@@ -347,7 +319,3 @@ def _check_credentials(credentials: Credentials) -> None:
         raise AuthenticationError(
             "the session token is empty, or holds a space, a line end or a character outside ASCII"
         )
-
-
-def _as_template(text: str) -> str:
-    return text.replace("%", "%%").replace("\0", "%s")

@@ -133,6 +133,7 @@ class TlsConnection(Connection):
             self._left -= num
             if not self._left:
                 return self._complete()
+        self._add_to_sum()
         return False
 
     def receive_early(self) -> bool:

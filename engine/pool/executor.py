@@ -103,7 +103,7 @@ class Executor:
             return SpaceWanted(part, fetch.start + fetch.missing_space, fetch.size, fetch.version)
         del self._fetches[part]
         if fetch.state is State.DONE:
-            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, fetch.finished_s - fetch.begun_s)
+            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, fetch.finished_s - fetch.begun_s, fetch.is_verified)
         if fetch.error is not None:
             return PartFailed(part, fetch.error.to_info())
         return PartCancelled(part)

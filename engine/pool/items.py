@@ -99,6 +99,8 @@ class Item(msgspec.Struct, eq=False):
     """How long its slowest part took."""
     worker: int = -1
     """Who fetched its last part."""
+    is_verified: bool = False
+    """Whether the bytes have the store's own checksum of the object."""
     view: BytesView | None = None
     """The view of a DELIVERED item, until it is handed out."""
 

@@ -83,6 +83,8 @@ class PartFetched(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False)
     version: str | None
     elapsed_s: float
     """From the first attempt to the last byte."""
+    is_verified: bool = False
+    """Whether the bytes have the checksum that the store gave for the whole object."""
 
 
 class PartFailed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

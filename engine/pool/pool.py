@@ -272,7 +272,10 @@ class Pool:
         return self._current().started_s
 
     def stats(self) -> dict[str, Any]:
-        """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory."""
+        """Returns counts since the pool was made: objects, bytes, failures, restarts, and the state of its memory.
+
+        `verified` objects have the checksum that their store gave; of the `unverified` it gave none, or they were read in parts.
+        """
         core = self._current()
         with self._lock:
             try:
@@ -289,6 +292,8 @@ class Pool:
             "objects": core.scheduler.num_delivered,
             "failed": core.scheduler.num_failed,
             "bytes": core.scheduler.num_bytes,
+            "verified": core.scheduler.num_verified,
+            "unverified": core.scheduler.num_delivered - core.scheduler.num_verified,
             "in_flight": core.scheduler.num_in_flight,
             "views_held": core.arena.num_leased,
             "workers": core.num_workers,

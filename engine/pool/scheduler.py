@@ -37,6 +37,8 @@ class Scheduler(Grants):
         self.num_delivered = 0
         self.num_failed = 0
         self.num_bytes = 0
+        self.num_verified = 0
+        """Delivered objects whose bytes have the store's checksum."""
 
     # The consumer's side.
 
@@ -78,6 +80,7 @@ class Scheduler(Grants):
         if item.error is None:
             self.num_delivered += 1
             self.num_bytes += item.nbytes
+            self.num_verified += item.is_verified
         else:
             self.num_failed += 1
         item.state = _DELIVERED
@@ -93,6 +96,7 @@ class Scheduler(Grants):
             item.state = _DELIVERED
             if item.error is None:
                 self.num_bytes += item.nbytes
+                self.num_verified += item.is_verified
             else:
                 self.num_failed += 1
                 self.num_delivered -= 1
@@ -203,6 +207,7 @@ class Scheduler(Grants):
         item.worker = part.worker
         item.elapsed_s = max(item.elapsed_s, event.elapsed_s)
         if item.num_parts == 1:
+            item.is_verified = event.is_verified
             size, guess = event.size, self._guess_bytes
             self._guess_bytes = min(size, self._max_guess_bytes) if size > guess else max(guess - (guess >> 6), _MIN_GUESS_BYTES)
             if event.received != size:

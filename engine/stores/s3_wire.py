@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from ..errors import ConfigurationError, NotFoundError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.origin import Origin
-from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Signer, encode_key, encode_query
+from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Headers, Signer, encode_key, encode_query
 from .s3_config import S3Spec
 from .s3_xml import error_from_response
+
+_WITH_CHECKSUM: Headers = (("x-amz-checksum-mode", "ENABLED"),)
 
 
 class S3Wire:
@@ -41,15 +43,15 @@ class S3Wire:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
         self._signer = Signer(credentials, region=spec.region, on_second=self._renew)
 
-    def _sign(self, method: str, path: str, query: str, payload_hash: str) -> str:
+    def _sign(self, method: str, path: str, query: str, payload_hash: str, headers: Headers = ()) -> str:
         signer = self._signer
-        lines = signer.sign(method, self._host, path, query, (), payload_hash)
+        lines = signer.sign(method, self._host, path, query, headers, payload_hash)
         if signer is not self._signer:
             # `renew` has just brought other credentials: the old ones may have expired hours ago, if nothing was asked since.
-            lines = self._signer.sign(method, self._host, path, query, (), payload_hash)
+            lines = self._signer.sign(method, self._host, path, query, headers, payload_hash)
         return lines
 
-    def get(self, key: str, start: int, end: int | None, version: str | None) -> bytes:
+    def get(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key")
@@ -57,7 +59,7 @@ class S3Wire:
         if version is not None and not version.isprintable():
             raise ConfigurationError("a version must be printable text")
         path = self._base + encode_key(key)
-        lines = self._sign("GET", path, "", EMPTY_SHA256)
+        lines = self._sign("GET", path, "", EMPTY_SHA256, _WITH_CHECKSUM if with_checksum else ())
         if start or end is not None:
             lines += f"Range: {format_range(start, end)}\r\n"
         # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.

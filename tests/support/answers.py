@@ -156,6 +156,18 @@ def raw(data: bytes, *, finish: bool = True) -> Handler:
     return handle
 
 
+def flipped(position: int, answer: Respond | None = None) -> Handler:
+    """Sends the honest answer with one bit of the body's byte at `position` turned over (I4)."""
+    return _distorted(lambda a: flip(a, position), answer)
+
+
+def flip(answer: Respond, position: int) -> Respond:
+    """Returns `answer` with one bit of the body's byte at `position` turned over."""
+    body = bytearray(answer.body)
+    body[position] ^= 0x10
+    return replace(answer, body=bytes(body))
+
+
 def close_after_response(answer: Respond | None = None, *, announce: bool = False) -> Handler:
     """Sends the honest answer and closes the connection; only with `announce` does the head say so (N15)."""
 
