@@ -90,6 +90,12 @@ class AuthenticationError(PermissionDeniedError):
     """No credentials were found, or they are unusable; nothing was asked of the store."""
 
 
+class ExpiredCredentialsError(PermissionDeniedError):
+    """The store says that the session credentials have expired. Others are asked for meanwhile, so asking again makes sense."""
+
+    retryable = True
+
+
 class AlreadyExistsError(S3dlioError, FileExistsError):
     """A create-only write met an existing object."""
 

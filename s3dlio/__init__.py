@@ -19,6 +19,7 @@ _HOME = {
         "ChecksumMismatchError",
         "ConfigurationError",
         "ConnectFailedError",
+        "ExpiredCredentialsError",
         "InsufficientMemoryError",
         "InternalError",
         "InvalidRangeError",
@@ -46,6 +47,16 @@ _HOME = {
     "s3dlio.engine.pool.pool": ("Pool",),
     "s3dlio.engine.types": ("ListEntry", "ObjectInfo", "ObjectRef"),
     "s3dlio.engine.ops.objects": ("delete", "exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
+    "s3dlio.engine.ops.awaited": (
+        "exists_async",
+        "get_async",
+        "get_many_async",
+        "get_range_async",
+        "list_async",
+        "put_bytes_async",
+        "stat_async",
+        "stat_many_async",
+    ),
     "s3dlio.engine.ops.batch": ("get_many",),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
     "s3dlio.engine.ops.lifecycle": ("init_logging", "shutdown"),
@@ -71,6 +82,14 @@ def __dir__() -> builtins.list[str]:
 if TYPE_CHECKING:
     from s3dlio.engine.config import configure as configure
     from s3dlio.engine.memory.view import BytesView as BytesView
+    from s3dlio.engine.ops.awaited import exists_async as exists_async
+    from s3dlio.engine.ops.awaited import get_async as get_async
+    from s3dlio.engine.ops.awaited import get_many_async as get_many_async
+    from s3dlio.engine.ops.awaited import get_range_async as get_range_async
+    from s3dlio.engine.ops.awaited import list_async as list_async
+    from s3dlio.engine.ops.awaited import put_bytes_async as put_bytes_async
+    from s3dlio.engine.ops.awaited import stat_async as stat_async
+    from s3dlio.engine.ops.awaited import stat_many_async as stat_many_async
     from s3dlio.engine.ops.batch import get_many as get_many
     from s3dlio.engine.ops.lifecycle import init_logging as init_logging
     from s3dlio.engine.ops.lifecycle import shutdown as shutdown

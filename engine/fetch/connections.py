@@ -39,9 +39,7 @@ class Connections:
         Raises:
             ConnectFailedError: The name is unknown, the connection is refused, or no descriptor is left.
         """
-        site = self._sites.get(origin)
-        if site is None:
-            site = self._sites[origin] = Site(origin)
+        site = self._site(origin)
         if site.idle:
             connection = site.idle.pop()
             del self._by_fd[connection.fd]
@@ -63,6 +61,21 @@ class Connections:
         from .tls import TlsConnection
 
         return TlsConnection(site, address, self._grant)
+
+    def knows(self, origin: Origin) -> bool:
+        """Whether the addresses of `origin` are at hand, so that `take` asks nobody for them."""
+        site = self._sites.get(origin)
+        return site is not None and site.addresses_until_s > time.monotonic()
+
+    def learn(self, origin: Origin, addresses: list[Address]) -> None:
+        """Takes addresses that somebody else has looked up by `resolve`."""
+        _note(self._site(origin), addresses)
+
+    def _site(self, origin: Origin) -> Site:
+        site = self._sites.get(origin)
+        if site is None:
+            site = self._sites[origin] = Site(origin)
+        return site
 
     def keep(self, connection: Connection, now_s: float) -> None:
         """Takes a connection back that has no request; from now on its stamp is of the monotonic clock, which no caller stops."""
@@ -104,14 +117,24 @@ def _address(site: Site) -> Address:
     Raises:
         ConnectFailedError: The name is unknown.
     """
-    now_s = time.monotonic()
-    if site.addresses_until_s > now_s:
-        return site.addresses[0]
-    origin = site.origin
+    if site.addresses_until_s <= time.monotonic():
+        _note(site, resolve(site.origin))
+    return site.addresses[0]
+
+
+def _note(site: Site, addresses: list[Address]) -> None:
+    site.addresses = deque(addresses)
+    site.addresses_until_s = time.monotonic() + _ADDRESS_TTL_S
+
+
+def resolve(origin: Origin) -> list[Address]:
+    """Returns the addresses of an origin; blocks for as long as the resolver takes.
+
+    Raises:
+        ConnectFailedError: The name is unknown.
+    """
     try:
         found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-    site.addresses = deque((int(family), address) for family, _, _, _, address in found)
-    site.addresses_until_s = now_s + _ADDRESS_TTL_S
-    return site.addresses[0]
+    return [(int(family), address) for family, _, _, _, address in found]

@@ -32,6 +32,7 @@ from .request import Fetch, State
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from .origin import Address, Origin
 
 _SWEEP_S: Final = 0.25
 """How often timeouts are judged; their error is at most this."""
@@ -142,6 +143,14 @@ class FetchLoop:
     def note_wait(self, seconds: float) -> None:
         """Lets the loop's clock go on by what a driver has waited for it elsewhere."""
         self._now += seconds
+
+    def knows(self, origin: Origin) -> bool:
+        """Whether a request to `origin` can be started without waiting for a resolver."""
+        return self._idle.knows(origin)
+
+    def learn(self, origin: Origin, addresses: list[Address]) -> None:
+        """Takes the addresses of `origin` that a driver has asked `resolve` for, elsewhere."""
+        self._idle.learn(origin, addresses)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Calls `callback` from `poll` whenever `fd` is readable."""

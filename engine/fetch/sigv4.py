@@ -121,7 +121,7 @@ class Signer:
         region: str,
         service: str = "s3",
         clock: Callable[[], float] = time.time,
-        on_second: Callable[[], None] | None = None,
+        on_second: Callable[[], object] | None = None,
     ) -> None:
         """Checks that nothing in the identity can break a header.
 

@@ -23,7 +23,7 @@ from ..memory.limits import available_memory
 from ..stores.registry import locate
 from .crew import Crew, Reported, WorkerDied
 from .local_crew import LocalCrew
-from .messages import CancelPart, Command, Event, OpenStore, SpaceWanted, WorkerStarted
+from .messages import CancelPart, Command, CredentialsExpired, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
 from .supervisor import Supervisor
 from .wanted import Wanted, check_sendable, facts_of
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("s3dlio")
 _LOOK_S = 1.0
 """How often stores are asked whether their credentials are due."""
+_LOOK_SOON_S = 0.05
+"""The same while others are on their way: workers wait for them."""
 _TAKES_PER_MOVE = 64
 """Commands are sent in batches: after so many objects taken, or a quarter of what is in flight. A message costs what ten objects do."""
 
@@ -273,6 +275,8 @@ class Core:
             self._crew.send(report.worker, [c for c in map(self._opening, self._stores.values()) if c is not None])
             self.scheduler.worker_started(report.worker)
             self.started_s = self.started_s or time.monotonic()
+        if CredentialsExpired in map(type, report.events):
+            self._expire_stores(report.events)
         self.scheduler.handle(report.worker, report.events)
 
     def _on_death(self, death: WorkerDied) -> None:
@@ -321,13 +325,22 @@ class Core:
 
     def _renew_stores(self) -> None:
         """Has credentials renewed that will expire soon, once for all workers, and tells them."""
-        self._next_look_s = time.monotonic() + _LOOK_S
+        is_coming = False
         for known in self._stores.values():
             number, store = known
             # Ahead of the expiry it does not wait; what came since the last look is told now.
-            store.renew()
+            is_coming |= store.renew()
             if number in self._told and self._told[number] is not store.spec:
                 self._open_everywhere(known)
+        self._next_look_s = time.monotonic() + (_LOOK_SOON_S if is_coming else _LOOK_S)
+
+    def _expire_stores(self, events: list[Event]) -> None:
+        """Has credentials asked for anew that a store refuses; workers try again meanwhile."""
+        refused = {event.store for event in events if isinstance(event, CredentialsExpired)}
+        for number, store in self._stores.values():
+            if number in refused:
+                store.expire()
+        self._next_look_s = 0.0
 
     def _open(self, store: Store) -> tuple[int, Store]:
         known = self._stores[id(store)] = (len(self._stores), store)

@@ -110,7 +110,15 @@ class SpaceWanted(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False)
     version: str | None
 
 
-Event = WorkerStarted | PartFetched | PartFailed | PartCancelled | SpaceWanted
+class CredentialsExpired(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """A store refuses its credentials as expired; what it was asked for is tried again, and `OpenStore` may bring others."""
+
+    store: int
+    part: int = -1
+    """None: it is about no part, so the scheduler has nothing to do with it."""
+
+
+Event = WorkerStarted | PartFetched | PartFailed | PartCancelled | SpaceWanted | CredentialsExpired
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 
 from ..errors import S3dlioError, describe
 from ..fetch.loop import FetchLoop
@@ -19,7 +20,17 @@ from ..memory.segment import Segment
 from ..stores.registry import open_wire
 from .channel import Line
 from .executor import Executor
-from .messages import Event, OpenStore, Stop, Welcome, WorkerStarted, decode_commands, decode_welcome, encode
+from .messages import (
+    CredentialsExpired,
+    Event,
+    OpenStore,
+    Stop,
+    Welcome,
+    WorkerStarted,
+    decode_commands,
+    decode_welcome,
+    encode,
+)
 
 _BATCH_EVENTS = 16
 """Events are sent when so many wait, or when there is nothing else to do: the coordinator is woken once for many objects."""
@@ -85,11 +96,23 @@ class WorkerLoop:
                 for command in decode_commands(batch):
                     if isinstance(command, OpenStore):
                         if not self._executor.renew(command.store, command.spec):
-                            self._executor.open(command.store, command.spec.root, open_wire(command.spec))
+                            self._open(command)
                     elif isinstance(command, Stop):
                         self._stop()
                     else:
                         self._executor.obey(command)
+
+    def _open(self, command: OpenStore) -> None:
+        wire = open_wire(command.spec)
+        if not wire.is_local:
+            wire.on_expired = partial(self._note_expired, command.store)
+        self._executor.open(command.store, command.spec.root, wire)
+
+    def _note_expired(self, store: int) -> None:
+        # Requests that were refused together say so once.
+        told = CredentialsExpired(store)
+        if told not in self._events:
+            self._events.append(told)
 
     def _flush(self) -> None:
         if self._line.send(encode(self._events)):

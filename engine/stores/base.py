@@ -4,13 +4,13 @@ A store has two halves. Its *wire* is what the fetch loop needs (bytes of reques
 anew in a worker from `spec`. The rest are the operations below: small, rare, run in the calling process.
 
 No operation does I/O over the network itself, and no store owns a connection: an operation is a generator that yields requests and is
-sent each of them back when it is done. So one text serves callers who wait (`run`, `run_pages`) and callers who await. Every error is
+sent each of them back when it is done. So one text serves callers who wait (`run`, `run_pages`) and callers who await (`arun`, `arun_pages`). Every error is
 one of `engine/errors.py`; that of a request is thrown into the operation which yielded it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -27,6 +27,8 @@ Listing = Generator[Fetch | list[ListEntry], Fetch | None, None]
 """Yields requests and pages as they come; after a page it is sent None."""
 Runner = Callable[[Fetch], Fetch]
 """Drives one request to its end and returns it, or raises its error."""
+AsyncRunner = Callable[[Fetch], Awaitable[Fetch]]
+"""As `Runner`, for callers who await."""
 
 
 class Store(Protocol):
@@ -39,8 +41,16 @@ class Store(Protocol):
     spec: Any
     """What `open_wire` makes the same wire of in a worker; None where only this process can read (`memory://`)."""
 
-    def renew(self) -> None:
-        """Has credentials fetched anew that will expire soon; `spec` and `wire` hold them then. Costs nothing where none are due."""
+    def renew(self) -> bool:
+        """Has credentials fetched anew that will expire soon; `spec` and `wire` hold them then. Costs nothing where none are due.
+
+        Returns:
+            Whether others are on their way.
+        """
+        ...
+
+    def expire(self) -> None:
+        """Told that the credentials are refused as expired, by a worker: others are asked for, once for all who say so."""
         ...
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
@@ -121,6 +131,56 @@ def run_pages(listing: Listing, runner: Runner) -> Iterator[list[ListEntry]]:
             if isinstance(step, Fetch):
                 try:
                     done = runner(step)
+                except S3dlioError as error:
+                    step = listing.throw(error)
+                else:
+                    step = listing.send(done)
+            else:
+                yield step
+                step = listing.send(None)
+    except StopIteration:
+        return
+
+
+async def arun(
+    operation: Operation[T], runner: AsyncRunner, in_thread: Callable[..., Awaitable[Fetch]] | None = None
+) -> T:
+    """As `run`, for callers who await.
+
+    Args:
+        operation: One that yields a request at least.
+        runner: Drives the requests.
+        in_thread: Calls a function elsewhere; it is given the first step, where that takes long.
+
+    Raises:
+        S3dlioError: As the operation says.
+    """
+    try:
+        fetch = next(operation) if in_thread is None else await in_thread(next, operation)
+        while True:
+            try:
+                done = await runner(fetch)
+            except S3dlioError as error:
+                fetch = operation.throw(error)
+            else:
+                fetch = operation.send(done)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def arun_pages(listing: Listing, runner: AsyncRunner) -> AsyncIterator[list[ListEntry]]:
+    """As `run_pages`, for callers who await.
+
+    Raises:
+        S3dlioError: As the listing says.
+    """
+    try:
+        step = next(listing)
+        while True:
+            if isinstance(step, Fetch):
+                try:
+                    done = await runner(step)
                 except S3dlioError as error:
                     step = listing.throw(error)
                 else:

@@ -118,7 +118,11 @@ class FileStore:
         self.wire = FileWire()
         self.spec = FileSpec()
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
+        """There is nothing that expires."""
+        return False
+
+    def expire(self) -> None:
         """There is nothing that expires."""
 
     @at_once

@@ -66,7 +66,11 @@ class MemoryStore:
         self.wire = MemoryWire(root)
         self._objects = _buckets[root]
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
+        """There is nothing that expires."""
+        return False
+
+    def expire(self) -> None:
         """There is nothing that expires."""
 
     @at_once

@@ -45,6 +45,11 @@ def locate(uri: Any) -> tuple[Store, str]:
     return _open(parts.scheme, parts.root), parts.key
 
 
+def is_open(uri: str) -> bool:
+    """Whether `locate(uri)` answers at once. Opening a bucket takes 0.3 s of imports, and as long as its credentials take."""
+    return uri[: uri.find("/", uri.find("://") + 3) + 1] in _stores or not uri.startswith("s3://")
+
+
 def _open(scheme: str, root: str) -> Store:
     store = _stores.get(root)
     if store is None:

@@ -15,6 +15,8 @@ class Renewal:
 
     def __init__(self, expires_at_s: float | None, now_s: float) -> None:
         self.due_s = float("inf")
+        self._expired_s = float("-inf")
+        """When the store last refused them, and others were asked for."""
         self.note(expires_at_s, now_s)
 
     def note(self, expires_at_s: float | None, now_s: float) -> None:
@@ -24,6 +26,16 @@ class Renewal:
             return
         half_s = now_s + (expires_at_s - now_s) / 2
         self.due_s = max(expires_at_s - _AHEAD_S, half_s, now_s + _PAUSE_S)
+
+    def expire(self, now_s: float) -> bool:
+        """The store refuses them as expired, whatever the plan was; returns whether it is time to ask for others.
+
+        Whoever asked a moment ago, because many requests were refused at once, need not ask again.
+        """
+        if now_s < self._expired_s + _PAUSE_S:
+            return False
+        self._expired_s = now_s
+        return True
 
     def note_failure(self, now_s: float) -> None:
         """None have come."""

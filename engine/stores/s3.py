@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 
+import msgspec
+
 from ..errors import AuthenticationError, NotFoundError, ProtocolError, S3dlioError
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
@@ -33,12 +35,12 @@ class S3Store:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
         self.spec = resolve_bucket(self.bucket)
-        self.wire = S3Wire(self.spec, self.renew)
+        self.wire = S3Wire(self.spec, self.renew, self.expire)
         self._renewal = Renewal(self.spec.expires_at_s, _now_s())
         self._renewing = threading.Lock()
         _here.add(self)
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
         """As `Store.renew`: asks botocore's chain again, which may take as long as the network makes it.
 
         Ahead of the expiry that happens in a thread of its own, and everybody goes on with what there is; behind it, in the caller's, and
@@ -47,20 +49,34 @@ class S3Store:
         now_s = _now_s()
         expires_at_s = self.spec.expires_at_s
         if expires_at_s is None or now_s < expires_at_s:
-            if now_s >= self._renewal.due_s and self._renewing.acquire(blocking=False):
-                threading.Thread(target=self._ask_and_release, name="s3dlio-credentials", daemon=True).start()
-            return
+            if now_s >= self._renewal.due_s:
+                self._ask_in_thread(False)
+            return self._renewing.locked()
         self._renewing.acquire()
-        self._ask_and_release()
+        self._ask_and_release(False)
+        return False
 
-    def _ask_and_release(self) -> None:
+    def expire(self) -> None:
+        """As `Store.expire`: in a thread of its own; the requests that were refused are tried again meanwhile."""
+        if self._renewal.expire(_now_s()):
+            self._ask_in_thread(True)
+
+    def _ask_in_thread(self, is_refused: bool) -> None:
+        if self._renewing.acquire(blocking=False):
+            threading.Thread(target=self._ask_and_release, args=(is_refused,), name="s3dlio-credentials", daemon=True).start()
+
+    def _ask_and_release(self, is_refused: bool) -> None:
+        """Asks for credentials; `is_refused` says that the store refuses those which are in force, whatever they say of themselves."""
         try:
-            if _now_s() < self._renewal.due_s:
+            if not is_refused and _now_s() < self._renewal.due_s:
                 return  # somebody else has just done it
             self._renewal.note_failure(_now_s())  # whatever happens, it is not tried again at once
-            spec = resolve_bucket(self.bucket)
+            spec = resolve_bucket(self.bucket, anew=is_refused)
             if spec.access_key is None:
                 raise AuthenticationError("there are no credentials any more", uri=self.root)
+            if is_refused and (spec.access_key, spec.token) == (self.spec.access_key, self.spec.token):
+                _log.warning("the credentials for %s have expired, and no others are to be had; log in again", self.root)
+                spec = msgspec.structs.replace(spec, is_stale=True)
             self.wire.use(spec)
         except S3dlioError as error:
             # As text: a log may keep its records, and an error's traceback the memory of what is being fetched.

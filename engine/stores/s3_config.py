@@ -13,9 +13,11 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import stat
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -56,6 +58,10 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     """Unix time after which the credentials are refused; None if they last."""
     ca_bundle: str | None = None
     """Certificates that vouch for an https endpoint; None for the system's."""
+    source: str | None = None
+    """Where the credentials came from, in words for an error; None for none."""
+    is_stale: bool = False
+    """Whether the store has refused them as expired, and no others were to be had."""
 
     def __repr__(self) -> str:
         identity = "anonymous" if self.access_key is None else "signed"
@@ -78,6 +84,7 @@ class _Keys(msgspec.Struct, frozen=True):
     secret_key: str | None = None
     token: str | None = None
     expires_at_s: float | None = None
+    source: str | None = None
 
     def __repr__(self) -> str:
         return "_Keys(...)"
@@ -96,6 +103,8 @@ class _Chain:
         self.has_instance_role = True
         """False once the instance metadata service gave nothing: asking costs up to 1 s, and it will not appear later."""
         self.has_warned = False
+        self.has_warned_of: set[str] = set()
+        """Files that everybody may read."""
 
 
 _chain = _Chain()
@@ -111,10 +120,14 @@ def reset() -> None:
 os.register_at_fork(after_in_child=reset)
 
 
-def resolve_bucket(bucket: str) -> S3Spec:
+def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
     """Returns where `bucket` is and the credentials in force now; call it again for fresh ones.
 
     May ask the network for credentials (roles, SSO), within botocore's own timeouts.
+
+    Args:
+        bucket: Its name, or an ARN.
+        anew: Whether credentials that should still last are asked for again: the store says that they do not.
 
     Raises:
         AuthenticationError: Credentials are configured, but incomplete or not to be had.
@@ -124,14 +137,14 @@ def resolve_bucket(bucket: str) -> S3Spec:
     root = f"s3://{bucket}/"
     chain = _chain
     with chain.lock, translated_errors(root):
-        session = chain.session or _new_session(chain)
+        session = (None if anew else chain.session) or _new_session(chain)
         place = _find_place(session, bucket)
         keys = _load_keys(session)
         ca_bundle = _find_certificates(session) if place.scheme == "https" else None
         chain.session = session if keys.expires_at_s is not None else None
         if keys.access_key is None:
             _note_anonymous(chain)
-    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s, ca_bundle)
+    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s, ca_bundle, keys.source)
 
 
 def _new_session(chain: _Chain) -> Session:
@@ -154,7 +167,40 @@ def _load_keys(session: Session) -> _Keys:
     if isinstance(found, RefreshableCredentials):
         # botocore has no public name for it, and it is known only after the first refresh.
         expires_at_s = found._expiry_time.timestamp()  # type: ignore[attr-defined]
-    return _Keys(frozen.access_key, frozen.secret_key, frozen.token, expires_at_s)
+    source = _describe_source(session, found.method)
+    _warn_if_readable_by_others(session, found.method)
+    return _Keys(frozen.access_key, frozen.secret_key, frozen.token, expires_at_s, source)
+
+
+_SOURCES = {
+    "env": "the environment (AWS_ACCESS_KEY_ID)",
+    "shared-credentials-file": "~/.aws/credentials",
+    "config-file": "~/.aws/config",
+    "custom-process": "a credential_process",
+    "iam-role": "the instance's role",
+    "container-role": "the container's role",
+    "assume-role": "an assumed role",
+    "assume-role-with-web-identity": "a web identity's role",
+    "sso": "AWS SSO",
+}
+"""botocore's names of providers, in words."""
+
+
+def _describe_source(session: Session, method: str | None) -> str:
+    source = _SOURCES.get(method or "", method or "botocore's chain")
+    return source if method == "env" or session.profile is None else f"{source}, profile {session.profile}"
+
+
+def _warn_if_readable_by_others(session: Session, method: str | None) -> None:
+    """Warns where anybody on this machine may read the keys (case A6)."""
+    variable = {"shared-credentials-file": "credentials_file", "config-file": "config_file"}.get(method or "")
+    if variable is None:
+        return
+    path = os.path.expanduser(session.get_config_variable(variable))
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_mode & stat.S_IROTH and path not in _chain.has_warned_of:
+            _chain.has_warned_of.add(path)
+            _log.warning("%s holds secret keys and may be read by everybody; run: chmod 600 %s", path, path)
 
 
 def _find_certificates(session: Session) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ..errors import ConfigurationError, NotFoundError, S3dlioError
+from ..errors import ConfigurationError, ExpiredCredentialsError, NotFoundError, PermissionDeniedError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.origin import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Headers, Signer, encode_key, encode_query
@@ -19,14 +19,18 @@ class S3Wire:
 
     is_local = False
 
-    def __init__(self, spec: S3Spec, renew: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, spec: S3Spec, renew: Callable[[], object] | None = None, on_expired: Callable[[], None] | None = None
+    ) -> None:
         """Opens a bucket.
 
         Args:
             spec: Where it is, and who asks.
             renew: Called once in a second of requests; where credentials are due, it calls `use`. None in a worker, which is told.
+            on_expired: Called when the store refuses the credentials as expired; sooner or later somebody calls `use` then.
         """
         self._renew = renew
+        self.on_expired = on_expired
         self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
         self._base = spec.path_prefix + "/"
@@ -38,6 +42,7 @@ class S3Wire:
         Raises:
             AuthenticationError, ConfigurationError: As `Signer`; what was used before is used on.
         """
+        self._spec = spec
         credentials = None
         if spec.access_key is not None and spec.secret_key is not None:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
@@ -89,4 +94,12 @@ class S3Wire:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers.items()}
         error = error_from_response(head.status, headers, body, uri, attempts)
         error.retry_after = headers.get("retry-after")
+        if isinstance(error, ExpiredCredentialsError):
+            if self.on_expired is not None:
+                self.on_expired()
+            if self._spec.is_stale:
+                # Nothing comes of trying again.
+                error = PermissionDeniedError(error.message, uri=uri, attempts=attempts, status=head.status, request_id=error.request_id)
+        if isinstance(error, PermissionDeniedError):
+            error.message += f"; the credentials came from {self._spec.source}" if self._spec.source else "; the request went unsigned"
         return error

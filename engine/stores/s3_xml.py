@@ -25,6 +25,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from ..errors import (
+    ExpiredCredentialsError,
     InvalidRangeError,
     NotFoundError,
     ObjectChangedError,
@@ -188,7 +189,9 @@ _OF_STATUS: Final[dict[int, type[S3dlioError]]] = {
     429: ThrottledError,
 }
 _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
-    "ExpiredToken": PermissionDeniedError,
+    "ExpiredToken": ExpiredCredentialsError,
+    "ExpiredTokenException": ExpiredCredentialsError,
+    "TokenRefreshRequired": ExpiredCredentialsError,
     "InvalidToken": PermissionDeniedError,
     "InternalError": ServerError,
     "RequestTimeout": ServerError,
@@ -205,7 +208,7 @@ _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
 Source: API reference, Error responses.
 """
 _ADVICE: Final = {
-    "AccessDenied": "these credentials have no permission for it; if none were found, the request went unsigned",
+    "AccessDenied": "these credentials have no permission for it",
     "SignatureDoesNotMatch": "check the secret key, and that nothing between here and the store rewrites requests",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID or the profile, and that the endpoint is the one these keys belong to",
     "ExpiredToken": "renew the session credentials",
@@ -234,6 +237,8 @@ def error_from_response(status: int, headers: Mapping[str, str], body: bytes, ur
         parts.append("redirects are not followed; set the region or the endpoint that the bucket has")
     if code in _ADVICE:
         parts.append(_ADVICE[code])
+    if code == "RequestTimeTooSkewed":
+        parts.append(_both_clocks(headers, body))
     return _classify(status, code, body)(
         "; ".join(parts),
         uri=uri,
@@ -241,6 +246,11 @@ def error_from_response(status: int, headers: Mapping[str, str], body: bytes, ur
         status=status,
         request_id=headers.get("x-amz-request-id") or request_id,
     )
+
+
+def _both_clocks(headers: Mapping[str, str], body: bytes) -> str:
+    theirs = _element(body[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace"), "ServerTime") or clean(headers.get("date", "unknown"))
+    return f"it is {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} here, and {theirs} at the store"
 
 
 def _classify(status: int, code: str | None, body: bytes) -> type[S3dlioError]:

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 import s3dlio
 from s3dlio.engine.stores import renewal, s3
-from tests.support.answers import Respond
+from tests.support.answers import Respond, s3_error
 from tests.support.scripted_server import Handler, Request, ScriptedServer
 
 PROGRAM = """
@@ -148,3 +149,77 @@ def test_a2_a_renewed_identity_that_cannot_be_used_is_not_taken(
             assert [bytes(view) for _, view in pool.fetch(["s3://bucket/key"])] == [b"data"]
         assert [bytes(view) for _, view in pool.fetch(["s3://bucket/key"] * 5)] == [b"data"] * 5
         assert pool.stats()["worker_restarts"] == 0
+
+
+EXPIRED = s3_error(400, "ExpiredToken")
+
+
+@pytest.fixture
+def lasting(program: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The credential process, whose credentials claim to last: only the store knows that they do not."""
+    monkeypatch.setattr(renewal, "_PAUSE_S", 10.0)
+    monkeypatch.setattr(renewal.Renewal, "note", lambda self, *_: setattr(self, "due_s", float("inf")))
+    program.write_text(PROGRAM.replace("seconds=60", "hours=6"))
+    return program
+
+
+def read_all(way: str, uris: list[str]) -> list[Any]:
+    if way == "get_many":
+        return s3dlio.get_many(uris, workers=8, errors="return")
+    with s3dlio.Pool(procs=0 if way == "inline pool" else 2, jobs=4, memory_bytes="8MiB") as pool:
+        return [found for _, found in pool.fetch(uris, errors="return")]
+
+
+@pytest.mark.parametrize("way", ["get_many", "inline pool", "workers"])
+def test_a2_a_token_that_expires_in_mid_run_costs_one_refresh(scripted: ScriptedServer, lasting: Path, way: str) -> None:
+    s3dlio.configure(max_attempts=10, backoff_initial_s=0.1)
+    keys: list[str] = []
+
+    def step(request: Request) -> Handler:
+        keys.append(key_of(request))
+        # From the hundredth request on only newer credentials will do.
+        return EXPIRED if keys[-1] == "KEY1" and len(keys) > 100 else Respond(200, {"ETag": '"1"'}, request.path.encode())
+
+    scripted.script = step
+    uris = [f"s3://bucket/key{number}" for number in range(300)]
+    assert [bytes(view) for view in read_all(way, uris)] == [uri.removeprefix("s3:/").encode() for uri in uris]
+    assert set(keys) == {"KEY1", "KEY2"}
+    assert lasting.with_suffix(".count").read_text() == "2", "asked for once, for all workers"
+
+
+@pytest.mark.parametrize("way", ["get_many", "inline pool", "workers"])
+def test_a2_a_token_that_no_refresh_mends_fails_with_its_uri_and_its_source(
+    scripted: ScriptedServer, lasting: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3dlio.configure(max_attempts=10, backoff_initial_s=0.1)
+    lasting.write_text(lasting.read_text().replace("{number}", "1"))
+    scripted.script = lambda _request: EXPIRED
+    with caplog.at_level(logging.WARNING, "s3dlio"):
+        [error] = read_all(way, ["s3://bucket/key"])
+    assert isinstance(error, s3dlio.PermissionDeniedError)
+    assert (error.uri, error.status) == ("s3://bucket/key", 400)
+    assert "ExpiredToken" in str(error)
+    assert "a credential_process" in str(error)
+    assert "have expired, and no others are to be had" in caplog.text
+    assert lasting.with_suffix(".count").read_text() == "2"
+
+
+def test_a2_a_key_that_was_rotated_on_disk_is_read_when_the_store_refuses_the_old_one(
+    scripted: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(number: int) -> None:
+        (tmp_path / "credentials").write_text(
+            f"[default]\naws_access_key_id = KEY{number}\naws_secret_access_key = s\naws_session_token = T{number}\n"
+        )
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    write(1)
+    (tmp_path / "credentials").chmod(0o600)
+    current = "KEY1"
+    scripted.script = lambda request: Respond(200, {"ETag": '"1"'}, b"data") if key_of(request) == current else EXPIRED
+    assert bytes(s3dlio.get("s3://bucket/key")) == b"data"
+    current = "KEY2"
+    write(2)
+    assert bytes(s3dlio.get("s3://bucket/key")) == b"data"

@@ -242,7 +242,7 @@ def error_body(code: str, message: str = "why", request_id: str = "RID") -> byte
         (403, "AccessDenied", errors.PermissionDeniedError),
         (403, "SignatureDoesNotMatch", errors.PermissionDeniedError),
         (403, "RequestTimeTooSkewed", errors.PermissionDeniedError),
-        (400, "ExpiredToken", errors.PermissionDeniedError),
+        (400, "ExpiredToken", errors.ExpiredCredentialsError),
         (401, "Unauthorized", errors.PermissionDeniedError),
         (412, "PreconditionFailed", errors.ObjectChangedError),
         (416, "InvalidRange", errors.InvalidRangeError),
