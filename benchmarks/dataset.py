@@ -16,6 +16,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from awscrt import checksums
+
 BUCKET = "bench"
 PIECE_BYTES = 64 << 10
 _SEED = 20240229
@@ -53,17 +55,21 @@ def object_bytes(number: int, size: int, block: bytes) -> bytes:
 def ensure(root: Path) -> Path:
     """Writes the sets below `root/bench`, unless they are there, and returns the manifest's path.
 
-    The manifest maps each set's name to `{"size": bytes, "crc32": [one per object]}`. It is written last, so that an interrupted
-    run is written again; a set whose files have another count or size is, too.
+    The manifest maps each set's name to `{"size": bytes, "crc32": [one per object], "crc32c": [one per object]}`. It is written
+    last, so that an interrupted run is written again; a set whose files have another count or size is, too.
     """
     manifest = root.parent / _MANIFEST
-    if manifest.exists() and all(_is_complete(root, objects) for objects in SETS.values()):
+    if _is_current(manifest) and all(_is_complete(root, objects) for objects in SETS.values()):
         return manifest
     manifest.unlink(missing_ok=True)
     block = random.Random(_SEED).randbytes(PIECE_BYTES)
-    digests = {objects.name: {"size": objects.size, "crc32": _write(root, objects, block)} for objects in SETS.values()}
+    digests = {objects.name: {"size": objects.size, **_write(root, objects, block)} for objects in SETS.values()}
     manifest.write_text(json.dumps(digests))
     return manifest
+
+
+def _is_current(manifest: Path) -> bool:
+    return manifest.exists() and all("crc32c" in digests for digests in json.loads(manifest.read_text()).values())
 
 
 def _is_complete(root: Path, objects: ObjectSet) -> bool:
@@ -71,11 +77,12 @@ def _is_complete(root: Path, objects: ObjectSet) -> bool:
     return all(path.is_file() and path.stat().st_size == objects.size for path in paths)
 
 
-def _write(root: Path, objects: ObjectSet, block: bytes) -> list[int]:
+def _write(root: Path, objects: ObjectSet, block: bytes) -> dict[str, list[int]]:
     (root / BUCKET / objects.name).mkdir(parents=True, exist_ok=True)
-    crcs = []
+    crcs: dict[str, list[int]] = {"crc32": [], "crc32c": []}
     for number in range(objects.count):
         body = object_bytes(number, objects.size, block)
         (root / BUCKET / objects.key(number)).write_bytes(body)
-        crcs.append(zlib.crc32(body))
+        crcs["crc32"].append(zlib.crc32(body))
+        crcs["crc32c"].append(checksums.crc32c(body))
     return crcs

@@ -100,7 +100,7 @@ def running(contender: Contender, arguments: list[str], endpoint: str, work: Pat
     """Starts a contender against `endpoint`; its process ends with the `with` block."""
     log = work / f"{contender.script}-{contender.variant or 'only'}.log"
     pipe = subprocess.PIPE
-    environment = servers.environment(endpoint)
+    environment = servers.environment(endpoint, work)
     with (
         log.open("w") as errors,
         subprocess.Popen(

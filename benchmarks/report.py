@@ -21,6 +21,7 @@ _HEADS = {
     "cpu_us": "CPU us/object",
     "caller_cpu_us": "of it, the caller's",
     "cpu_s_gib": "CPU s/GiB",
+    "verified_percent": "% verified",
     "median_us": "median us",
     "p99_us": "p99 us",
     "wall_us": "wall us/key",

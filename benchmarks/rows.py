@@ -1,6 +1,7 @@
 """The rows of the Speed table that compare contenders in turns: fetches, single gets, listing.
 
-Owns which contenders run, and each row's floors and aims; `startup.py` and the memory row in `single.py` hold those without a peer.
+Owns which contenders run, and each row's floors and aims; `single.py` holds the rows without a peer, `own.py` those of this package
+against itself or against what a server allows.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from .dataset import SETS
 from .drive import Contender, Record, Turns, take_turns
 from .outcome import Check, Medians, Outcome, best, caller_metrics, fetch_metrics, ratio, summarize
 
-PEERS = [
+PEERS = (
     Contender("obstore, threads", "peer_obstore", "threads"),
     Contender("obstore, async", "peer_obstore", "async"),
     Contender("obstore, executor.map", "peer_obstore", "map"),
     Contender("s3torchconnector", "peer_s3torchconnector"),
     Contender("PyPI s3dlio", "peer_s3dlio"),
     Contender("boto3, threads", "peer_boto3", max_rounds=2),
-]
+)
+PEER_THREADS = (
+    *(peer for peer in PEERS if peer.script != "peer_s3dlio" and peer.variant != "async"),
+    Contender("PyPI s3dlio, get", "peer_s3dlio", "threads"),
+)
 GET_MANY = Contender("ours, get_many", "ours", "get_many")
+GET = Contender("ours, get", "ours", "get_threads")
 POOL = Contender("ours, Pool.fetch inline", "ours", "pool")
 POOL2 = Contender("ours, Pool.fetch procs=2", "ours", "pool2")
 MP_GET = Contender("ours, mp_get procs=2", "ours", "mp_get")
 MP_GET_SINK = Contender("ours, mp_get procs=2, sink", "ours", "mp_get_sink")
 WRK = "wrk -t1"
-_PEER_NAMES = [peer.name for peer in PEERS]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,12 @@ class Bench:
     manifest: Path
     nginx: str
     """Endpoint of the static server."""
+    tls: str
+    """The same under TLS."""
+    checked: str
+    """The same, with checksums and ETags for whoever asks for checksums, without either for whoever does not."""
+    late: str
+    """The same, answering 10 ms late."""
     rclone: str
     """Endpoint of the S3 server."""
     rounds: int
@@ -59,17 +70,17 @@ class FetchRow:
     others: tuple[Contender, ...] = ()
     """More of ours, for the table."""
     passes: int = 1
-    with_peers: bool = True
-    is_signed: bool = False
-    """Whether rclone serves it; then there are no floors, and no wrk, which cannot sign."""
+    peers: tuple[Contender, ...] = PEERS
+    server: str = "nginx"
+    """Which endpoint of the `Bench`. With rclone there are no floors, and no wrk, which cannot sign."""
     rate: tuple[float, float | None] = (0, None)
     """Floor and aim of objects/s over the best peer's."""
-    cpu: tuple[float, float | None] = (0, None)
-    """Floor and aim of the best peer's CPU an object over ours."""
+    cpu: tuple[float, float | None] | None = None
+    """Floor and aim of the best peer's CPU an object over ours; None where the table sets neither."""
 
     def run(self, bench: Bench) -> Outcome:
         """Measures the row."""
-        contenders = [self.headline, *self.others, *(PEERS if self.with_peers else [])]
+        contenders = [self.headline, *self.others, *self.peers]
         arguments = [
             self.set_name,
             str(bench.manifest),
@@ -78,8 +89,8 @@ class FetchRow:
             "--passes",
             str(self.passes),
         ]
-        endpoint = bench.rclone if self.is_signed else bench.nginx
-        turns = _run(bench, self.title, contenders, endpoint, arguments, self._tools(bench))
+        endpoint: str = getattr(bench, self.server)
+        turns = run_turns(bench, self.title, contenders, endpoint, arguments, self._tools(bench.work, endpoint))
         medians = summarize(turns, self.metrics)
         return Outcome(self.name, self.title, medians, list(self.checks(medians)), turns.failures, turns.records)
 
@@ -89,18 +100,19 @@ class FetchRow:
 
     def checks(self, medians: Medians) -> Iterator[Check]:
         """Compares with the best peer, which may be one for speed and another for CPU."""
-        if self.is_signed:
+        if self.server == "rclone":
             return
-        ours = [self.headline.name]
-        faster = ratio(best(medians, ours, "objects_s"), best(medians, _PEER_NAMES, "objects_s"))
+        ours, peers = [self.headline.name], [peer.name for peer in self.peers]
+        faster = ratio(best(medians, ours, "objects_s"), best(medians, peers, "objects_s"))
         yield Check("objects/s, of the best peer's", faster, "x", *self.rate)
-        cpu, peer_cpu = (best(medians, names, "cpu_us", higher=False) for names in (ours, _PEER_NAMES))
-        yield Check("less client CPU than the best peer", ratio(peer_cpu, cpu), "x", *self.cpu)
+        if self.cpu is not None:
+            cpu, peer_cpu = (best(medians, names, "cpu_us", higher=False) for names in (ours, peers))
+            yield Check("less client CPU than the best peer", ratio(peer_cpu, cpu), "x", *self.cpu)
 
-    def _tools(self, bench: Bench) -> dict[str, Callable[[], Record]]:
-        if self.is_signed:
+    def _tools(self, work: Path, endpoint: str) -> dict[str, Callable[[], Record]]:
+        if self.server == "rclone":
             return {}
-        return {WRK: lambda: limit.run_wrk(bench.work, bench.nginx, SETS[self.set_name], self.in_flight)}
+        return {WRK: lambda: limit.run_wrk(work, endpoint, SETS[self.set_name], self.in_flight)}
 
 
 class MegabyteRow(FetchRow):
@@ -136,7 +148,7 @@ class LatencyRow:
         """Measures the row."""
         peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant not in ("async", "map")]
         ours = replace(GET_MANY, name="ours, get")
-        turns = _run(bench, self.title, [ours, *peers], bench.nginx, ["s64k", str(bench.manifest), "--mode", "latency"])
+        turns = run_turns(bench, self.title, [ours, *peers], bench.nginx, ["s64k", str(bench.manifest), "--mode", "latency"])
         medians = summarize(turns, _latency_metrics)
         fastest = best(medians, [peer.name for peer in peers], "median_us", higher=False)
         of_best = ratio(best(medians, [ours.name], "median_us"), fastest)
@@ -155,7 +167,7 @@ class ListRow:
         """Measures the row."""
         peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant not in ("async", "map")]
         ours = replace(GET_MANY, name="ours, list_iter")
-        turns = _run(bench, self.title, [ours, *peers], bench.rclone, ["s64k", str(bench.manifest), "--mode", "list"])
+        turns = run_turns(bench, self.title, [ours, *peers], bench.rclone, ["s64k", str(bench.manifest), "--mode", "list"])
         medians = summarize(turns, _list_metrics)
         check = Check("CPU a key", best(medians, [ours.name], "cpu_us", higher=False), "us", 15, 9, higher=False)
         return Outcome(self.name, self.title, medians, [check], turns.failures, turns.records)
@@ -169,17 +181,18 @@ def _list_metrics(record: Record) -> dict[str, float]:
     return {"cpu_us": record["cpu_s"] / record["objects"] * 1e6, "wall_us": record["wall_s"] / record["objects"] * 1e6}
 
 
-def _run(
+def run_turns(
     bench: Bench,
     title: str,
     contenders: list[Contender],
     endpoint: str,
     arguments: list[str],
     tools: dict[str, Callable[[], Record]] | None = None,
+    rounds: int | None = None,
 ) -> Turns:
-    """Lets contenders, and the tools among them, take turns."""
-    turns = Turns()
-    for name in take_turns(turns, contenders, [endpoint, *arguments], endpoint, bench.work, bench.rounds, tools or {}):
+    """Lets contenders, and the tools among them, take turns: as many as the run has, or `rounds`."""
+    turns, rounds = Turns(), rounds or bench.rounds
+    for name in take_turns(turns, contenders, [endpoint, *arguments], endpoint, bench.work, rounds, tools or {}):
         bench.progress(f"{title}: {name}")
     return turns
 
@@ -197,10 +210,33 @@ COMPARED = (
         MP_GET,
         (MP_GET_SINK, POOL2),
         passes=4,
-        with_peers=False,
+        peers=(),
     ),
     ListRow(),
     FetchRow(
-        "64k-s3", "64 KiB x 4000, 32 in flight, rclone's signed S3", "s64k", 32, GET_MANY, (POOL,), is_signed=True
+        "64k-tls",
+        "64 KiB x 4000 over TLS, 32 in flight",
+        "s64k",
+        32,
+        GET_MANY,
+        (POOL,),
+        server="tls",
+        rate=(2, 3),
+        cpu=(2.5, 4),
+    ),
+    FetchRow(
+        "32m-tls", "32 MiB x 64 over TLS, 8 in flight", "l32m", 8, POOL, (GET_MANY,), server="tls", rate=(1.4, None)
+    ),
+    FetchRow(
+        "threads",
+        "64 KiB x 4000, 128 threads that call get",
+        "s64k",
+        128,
+        GET,
+        peers=PEER_THREADS,
+        rate=(1, None),
+    ),
+    FetchRow(
+        "64k-s3", "64 KiB x 4000, 32 in flight, rclone's signed S3", "s64k", 32, GET_MANY, (POOL,), server="rclone"
     ),
 )

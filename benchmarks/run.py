@@ -15,9 +15,10 @@ from typing import NoReturn, Protocol
 
 from rich.console import Console
 
-from . import dataset, plot, report, servers
+from . import dataset, nginx, plot, report, servers
 from .drive import PEERS_PYTHON, ContenderFailedError
 from .outcome import Check, Outcome
+from .own import OWN
 from .rows import COMPARED, Bench
 from .single import SINGLE
 
@@ -41,7 +42,7 @@ class Row(Protocol):
         """Measures it."""
 
 
-_ALL: list[Row] = [*COMPARED, *SINGLE]
+_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE]
 ROWS = {row.name: row for row in _ALL}
 
 
@@ -73,8 +74,8 @@ def _bench(rounds: int, progress: Callable[[str], None]) -> Iterator[Bench]:
     work.mkdir(exist_ok=True)
     root = work / "data"
     manifest = dataset.ensure(root)
-    with servers.nginx(work, root) as static, servers.rclone(work, root) as signed:
-        yield Bench(work, manifest, static, signed, rounds, progress)
+    with nginx.running(work, root, manifest) as static, servers.rclone(work, root) as signed:
+        yield Bench(work, manifest, static.plain, static.tls, static.checked, static.late, signed, rounds, progress)
 
 
 def _measure(row: Row, bench: Bench) -> Outcome:

@@ -121,7 +121,7 @@ def _fresh(arguments: list[str], bench: Bench) -> Record:
     """
     command = [sys.executable, str(HERE / "contenders" / arguments[0]), *arguments[1:]]
     started = time.perf_counter()
-    environment = servers.environment(bench.nginx)
+    environment = servers.environment(bench.nginx, bench.work)
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False)
     process_s = time.perf_counter() - started
     if ended.returncode:

@@ -1,11 +1,15 @@
-"""This package, in its ways: `get_many`, `pool` (inline), `pool2` and `capped` (two workers), `mp_get` and `mp_get_sink`."""
+"""This package, in its ways: `get_many`, `get_threads`, `pool` (inline), `pool2` and `capped` (two workers), `mp_get` and `mp_get_sink`.
+
+`mp_get_256` asks for 256 requests a worker. What ends with `_bare` runs without checksums and without retries.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from _protocol import BUCKET, Check, Client, Task, chunks, main
+from _protocol import BUCKET, Check, Client, Task, chunks, in_threads, main
 
 import s3dlio
 
@@ -14,6 +18,7 @@ _CALL_BYTES = 256 << 20
 _JOBS = 64
 # What the memory row allows the pool.
 _CAP = "256MiB"
+_BARE = "_bare"
 
 
 class Verbs(Client):
@@ -33,6 +38,13 @@ class Verbs(Client):
         return sum(1 for _ in s3dlio.list_iter(f"s3://{BUCKET}/{self.task.set_name}/", recursive=True))
 
 
+class Threaded(Verbs):
+    """`get`, called in as many threads as may be in flight."""
+
+    def fetch(self, numbers: Sequence[int], check: Check) -> None:
+        in_threads(numbers, self.task.in_flight, lambda number: check(number, self.get(number)))
+
+
 class Pooled(Verbs):
     """`Pool.fetch`, in input order, on one pool that is kept as the others keep their client."""
 
@@ -43,16 +55,23 @@ class Pooled(Verbs):
             "pool2": {"procs": 2, "jobs": _JOBS},
             "capped": {"procs": 2, "jobs": _JOBS, "memory_bytes": _CAP},
         }
-        self._pool = s3dlio.Pool(**settings[task.variant])
+        self._pool = s3dlio.Pool(**settings[task.variant.removesuffix(_BARE)])
 
     def fetch(self, numbers: Sequence[int], check: Check) -> None:
         uris = [self.task.uri(number) for number in numbers]
         for number, (_, view) in zip(numbers, self._pool.fetch(uris), strict=True):
             check(number, view)
 
+    def num_verified(self) -> int | None:
+        return int(self._pool.stats()["verified"])
+
 
 class MpGet(Verbs):
-    """`mp_get(procs=2, jobs=64)`; the warm-up checks bytes in a sink, the timed rounds only with `mp_get_sink`."""
+    """`mp_get(procs=2, jobs=...)`; the warm-up checks bytes in a sink, the timed rounds only with `mp_get_sink`."""
+
+    def __init__(self, task: Task, jobs: int = _JOBS) -> None:
+        super().__init__(task)
+        self._jobs = jobs
 
     def fetch(self, numbers: Sequence[int], check: Check) -> None:
         uris = [self.task.uri(number) for number in numbers]
@@ -67,7 +86,7 @@ class MpGet(Verbs):
         self._run(uris, sink=lambda uri, view: check(_number_in(uri), view))
 
     def _run(self, uris: list[str], sink: Any) -> dict[str, Any]:
-        report = s3dlio.mp_get(f"s3://{BUCKET}/", procs=2, jobs=_JOBS, uris=uris, sink=sink)
+        report = s3dlio.mp_get(f"s3://{BUCKET}/", procs=2, jobs=self._jobs, uris=uris, sink=sink)
         if report["failed"]:
             raise AssertionError(report["errors"])
         return report
@@ -77,13 +96,23 @@ def _number_in(uri: str) -> int:
     return int(uri[-9:-4])
 
 
-_WAYS: dict[str, type[Client]] = {
+_WAYS: dict[str, Callable[[Task], Client]] = {
     "get_many": Verbs,
+    "get_threads": Threaded,
     "pool": Pooled,
     "pool2": Pooled,
     "capped": Pooled,
     "mp_get": MpGet,
     "mp_get_sink": MpGet,
+    "mp_get_256": partial(MpGet, jobs=256),
 }
 
-main(lambda task: _WAYS[task.variant](task))
+
+def make(task: Task) -> Client:
+    """Makes the client of the variant that was asked for."""
+    if task.variant.endswith(_BARE):
+        s3dlio.configure(verify_checksums=False, max_attempts=1)
+    return _WAYS[task.variant.removesuffix(_BARE)](task)
+
+
+main(make)

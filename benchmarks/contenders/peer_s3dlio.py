@@ -1,11 +1,11 @@
-"""PyPI's s3dlio (Rust): `get_many` in calls of a bounded number of bytes, `get`, `list`."""
+"""PyPI's s3dlio (Rust): `get_many` in calls of a bounded number of bytes, `get` (with `threads` in many), `list`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from _protocol import Check, Client, chunks, main
+from _protocol import Check, Client, chunks, in_threads, main
 
 import s3dlio
 
@@ -18,6 +18,12 @@ class S3dlio(Client):
     """`get_many(uris, max_in_flight=...)`; its results carry their URI, since their order is not promised."""
 
     def fetch(self, numbers: Sequence[int], check: Check) -> None:
+        if self.task.variant == "threads":
+            in_threads(numbers, self.task.in_flight, lambda number: check(number, self.get(number)))
+        else:
+            self._fetch_many(numbers, check)
+
+    def _fetch_many(self, numbers: Sequence[int], check: Check) -> None:
         number_of = {self.task.uri(number): number for number in numbers}
         for call in chunks(numbers, min(_CALL_OBJECTS, _CALL_BYTES // self.task.size)):
             uris = [self.task.uri(number) for number in call]
