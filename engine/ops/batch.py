@@ -33,6 +33,18 @@ def get_many(
         ConfigurationError: `workers` and `max_in_flight` disagree, or an argument makes no sense.
         S3dlioError: As `get`, unless `errors="return"`.
     """
+    wanted, in_flight = check_batch(uris, workers, max_in_flight, errors)
+    return hand_out(wanted, inline_fetcher().fetch_many(wanted, in_flight), with_uris, errors)
+
+
+def check_batch(
+    uris: Iterable[str], workers: int | None, max_in_flight: int | None, errors: str
+) -> tuple[list[str], int]:
+    """Checks the arguments of a verb on many objects; returns the URIs as a list, and how many requests may be in flight.
+
+    Raises:
+        ConfigurationError: As `get_many`.
+    """
     if workers is not None and max_in_flight is not None and workers != max_in_flight:
         raise ConfigurationError("workers and max_in_flight are two names of one thing; give one")
     in_flight = next((given for given in (workers, max_in_flight) if given is not None), 64)
@@ -40,8 +52,15 @@ def get_many(
         raise ConfigurationError(f"workers must be at least 1 and errors 'raise' or 'return': {in_flight}, {errors!r}")
     if isinstance(uris, str):
         raise ConfigurationError("uris is a list of URIs, not one text; write [uri]", uri=uris)
-    wanted = [*uris]
-    found = inline_fetcher().fetch_many(wanted, in_flight)
+    return [*uris], in_flight
+
+
+def hand_out(wanted: list[str], found: list[Any], with_uris: bool, errors: str) -> list[Any]:
+    """Returns what a verb on many objects found, in the form that was asked for.
+
+    Raises:
+        S3dlioError: The first error, unless `errors="return"`.
+    """
     if errors == "raise":
         for result in found:
             if isinstance(result, S3dlioError):

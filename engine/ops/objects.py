@@ -1,16 +1,19 @@
-"""The verbs on one object or one listing: get, get_range, put_bytes, stat, exists, delete, list, list_iter."""
+"""The verbs on one object or one listing: get, get_range, put_bytes, stat, exists, delete, list, list_iter.
+
+What they do stands in operations and checks that `awaited.py` uses too, so that both kinds of caller get the same.
+"""
 
 from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
-from ..fetch.request import Fetch
 from ..pool.inline import inline_fetcher
-from ..stores.base import run, run_pages
+from ..pool.rooms import ViewFetch, new_view_fetch, process_rooms
+from ..stores.base import Operation, Store, run, run_pages
 from ..stores.registry import is_file_scheme, locate
 from ..types import ListEntry
 from ..uri import as_directory
@@ -33,7 +36,7 @@ def get(uri: str) -> BytesView:
         S3dlioError: What else may happen; see `docs/semantics.md`.
     """
     store, key = locate(uri)
-    return inline_fetcher().fetch_one(Fetch(0, uri, store.wire, key))
+    return inline_fetcher().fetch_one(new_view_fetch(uri, store.wire, key))
 
 
 def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
@@ -45,23 +48,39 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
         InvalidRangeError: `offset` is negative or beyond the end (a `ValueError`).
         NotFoundError, PermissionDeniedError, S3dlioError: As `get`.
     """
+    check_range(uri, offset, length)
+    store, key = locate(uri)
+    return run(read_range(store, key, uri, offset, length), inline_fetcher().run)
+
+
+def check_range(uri: str, offset: int, length: int | None) -> None:
+    """Checks the arguments of `get_range`.
+
+    Raises:
+        InvalidRangeError: One of them is negative.
+    """
     if offset < 0 or (length is not None and length < 0):
         raise InvalidRangeError(f"offset and length cannot be negative: {offset}, {length}", uri=uri)
-    store, key = locate(uri)
-    fetcher = inline_fetcher()
+
+
+def read_range(store: Store, key: str, uri: str, offset: int, length: int | None) -> Operation[BytesView]:
+    """The operation of `get_range`."""
     if length != 0:
         end = None if length is None else offset + length
         try:
-            return fetcher.fetch_one(Fetch(0, uri, store.wire, key, start=offset, end=end))
+            fetch = yield new_view_fetch(uri, store.wire, key, start=offset, end=end)
         except InvalidRangeError as error:
             # HTTP has no empty range: offset == size is refused (416) like one beyond the end, and not every server says the size.
-            if error.status is None or run(store.stat(key), fetcher.run).size != offset:
+            if error.status is None or (yield from store.stat(key)).size != offset:
                 raise
-            return fetcher.empty_view()
-    size = run(store.stat(key), fetcher.run).size
+            return process_rooms().empty_view()
+        assert isinstance(fetch, ViewFetch)
+        assert fetch.view is not None
+        return fetch.view
+    size = (yield from store.stat(key)).size
     if offset > size:
         raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=uri)
-    return fetcher.empty_view()
+    return process_rooms().empty_view()
 
 
 def put_bytes(uri: str, data: Any) -> None:
@@ -72,10 +91,28 @@ def put_bytes(uri: str, data: Any) -> None:
         PermissionDeniedError, S3dlioError: As the store says.
     """
     store, key = locate(uri)
+    check_key(uri, key)
+    run(store.put(key, as_payload(data)), inline_fetcher().run)
+
+
+def check_key(uri: str, key: str) -> None:
+    """Checks that a URI names an object.
+
+    Raises:
+        ConfigurationError: It names a bucket.
+    """
     if not key:
         raise ConfigurationError("an object needs a key", uri=uri)
+
+
+def as_payload(data: Any) -> memoryview:
+    """Returns the bytes of anything with the buffer protocol, without a copy.
+
+    Raises:
+        TypeError: `data` has no contiguous buffer.
+    """
     view = memoryview(data)
-    run(store.put(key, view.cast("B") if view.nbytes else memoryview(b"")), inline_fetcher().run)
+    return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def stat(uri: str) -> dict[str, Any]:
@@ -91,8 +128,13 @@ def stat(uri: str) -> dict[str, Any]:
 def exists(uri: str) -> bool:
     """Whether the object exists. Only not-found is False: every other error is raised."""
     store, key = locate(uri)
+    return run(find(store, key), inline_fetcher().run)
+
+
+def find(store: Store, key: str) -> Operation[bool]:
+    """The operation of `exists`."""
     try:
-        run(store.stat(key), inline_fetcher().run)
+        yield from store.stat(key)
     except (NotFoundError, IsADirectoryError):
         return False
     return True
@@ -101,8 +143,7 @@ def exists(uri: str) -> bool:
 def delete(uri: str) -> None:
     """Deletes an object; a missing one is no error."""
     store, key = locate(uri)
-    if not key:
-        raise ConfigurationError("an object needs a key", uri=uri)
+    check_key(uri, key)
     run(store.delete(key), inline_fetcher().run)
 
 
@@ -123,11 +164,22 @@ def list_iter(
 ) -> Iterator[ListEntry]:
     """Yields what `list` would return, page by page as it arrives, with sizes and versions, in the store's order."""
     store, key = locate(uri)
+    select = selection(store, key, uri, pattern)
+    for page in run_pages(store.list_pages(key, recursive), inline_fetcher().run):
+        yield from select(page)
+
+
+def selection(
+    store: Store, key: str, uri: str, pattern: str | re.Pattern[str] | None
+) -> Callable[[Iterable[ListEntry]], Iterable[ListEntry]]:
+    """Returns what picks the entries of a page that `pattern` asks for.
+
+    Raises:
+        ConfigurationError: The pattern cannot be read.
+    """
     matches = compile_pattern(pattern)
+    if pattern is None:
+        return lambda page: page
     # The relative key begins after the last "/" of a text prefix, and after the directory on a file system.
     base = as_directory(store.root + key) if is_file_scheme(uri) else store.root + key[: key.rfind("/") + 1]
-    for page in run_pages(store.list_pages(key, recursive), inline_fetcher().run):
-        if pattern is None:
-            yield from page
-        else:
-            yield from (entry for entry in page if not entry.is_prefix and matches(entry.uri[len(base) :]))
+    return lambda page: (entry for entry in page if not entry.is_prefix and matches(entry.uri[len(base) :]))

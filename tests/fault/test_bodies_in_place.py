@@ -201,9 +201,9 @@ def test_what_is_smaller_than_expected_gets_memory_of_its_own_size(scripted: Scr
     scripted.script = lambda request: in_one_piece(honest(bytes(sizes[int(request.path.rpartition("/")[2])])))
     views = s3dlio.get_many([f"s3://bucket/{number}" for number in range(len(sizes))], workers=1)
     assert [len(view) for view in views] == sizes
-    from s3dlio.engine.pool.inline import inline_fetcher
+    from s3dlio.engine.pool.rooms import process_rooms
 
-    arena = inline_fetcher()._arena
+    arena = process_rooms().arena
     arena.collect()
     # Whole pages, and of small objects at most the power of two around them.
     assert arena.slots.beyond_bytes <= 8 * 49 * 4096 + 4 * 4 * 4096
@@ -235,12 +235,12 @@ def test_ranges_and_mixed_lengths_are_not_gathered(scripted: ScriptedServer, mon
 
 
 def test_a_guess_that_memory_does_not_allow_is_no_error(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from s3dlio.engine.pool.inline import inline_fetcher
+    from s3dlio.engine.pool.rooms import process_rooms
 
     scripted.script = lambda request: s3_error(404, "NoSuchKey") if request.path.endswith("no") else in_one_piece(honest(BODIES[0]))
     uris = ["s3://bucket/key", "s3://bucket/no"]
     s3dlio.get_many([uris[0]] * 3)
-    slots = inline_fetcher()._arena.slots
+    slots = process_rooms().arena.slots
 
     def refuse(*_: object, **__: object) -> None:
         raise s3dlio.InsufficientMemoryError("none left")
@@ -255,25 +255,25 @@ def test_a_guess_that_memory_does_not_allow_is_no_error(scripted: ScriptedServer
 
 
 def test_p7_an_interrupt_in_the_books_of_the_memory_is_not_gone_on_with(scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from s3dlio.engine.pool.inline import inline_fetcher
+    from s3dlio.engine.pool.rooms import process_rooms
 
     scripted.script = lambda _request: in_one_piece(honest(BODIES[0]))
     kept = s3dlio.get("s3://bucket/key")
-    arena = inline_fetcher()._arena
+    arena = process_rooms().arena
 
     def strike(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     for name in ("allocate", "free"):
         dropped = s3dlio.get("s3://bucket/key")
-        target = inline_fetcher()._arena
+        target = process_rooms().arena
         with monkeypatch.context() as patch:
             patch.setattr(target.slots, name, strike)
             patch.setattr(target, "free", strike)
             del dropped
             with pytest.raises(KeyboardInterrupt):
                 s3dlio.get("s3://bucket/key")
-        assert inline_fetcher()._arena is not target
+        assert process_rooms().arena is not target
     assert bytes(kept) == BODIES[0]
-    assert arena is not inline_fetcher()._arena
+    assert arena is not process_rooms().arena
     assert [bytes(view) for view in s3dlio.get_many(["s3://bucket/key"] * 20)] == [BODIES[0]] * 20

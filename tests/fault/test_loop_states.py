@@ -15,7 +15,7 @@ import s3dlio
 from s3dlio.engine.config import settings
 from s3dlio.engine.fetch.loop import FetchLoop
 from s3dlio.engine.fetch.request import Fetch, State
-from s3dlio.engine.pool.inline import inline_fetcher
+from s3dlio.engine.pool.rooms import process_rooms
 from s3dlio.engine.stores.registry import locate
 from tests.support.answers import chunked, cut_after, reset_after, s3_error, stall_after, stall_before_headers
 from tests.support.object_server import ObjectServer
@@ -50,7 +50,7 @@ def run_until(loop: FetchLoop, fetch: Fetch, state: State) -> list[Fetch]:
 
 def used_bytes() -> int:
     gc.collect()
-    arena = inline_fetcher()._arena
+    arena = process_rooms().arena
     arena.collect()
     return arena.slots.used_bytes
 
