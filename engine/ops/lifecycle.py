@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from ..errors import ConfigurationError
 from ..pool.inline import close_inline
+from ..pool.rooms import close_rooms
 from ..pool.warm import close_warm_pools
 from ..stores.registry import forget_stores
 
@@ -36,7 +38,16 @@ def init_logging(level: str = "info") -> None:
 
 
 def shutdown() -> None:
-    """Ends warm workers, closes connections and forgets open stores. Views that exist stay readable; the next call begins anew."""
+    """Ends warm workers, closes connections and forgets open stores. Views that exist stay readable; the next call begins anew.
+
+    What is under way in other threads and tasks goes on, or ends with `PoolClosedError` where it needs memory yet; their connections are
+    closed when it has ended.
+    """
     close_warm_pools()
+    close_rooms()
     close_inline()
+    # Only if somebody awaited: asyncio takes 40 ms to import.
+    awaited = sys.modules.get("s3dlio.engine.pool.awaited")
+    if awaited is not None:
+        awaited.close_awaited()
     forget_stores()

@@ -4,8 +4,8 @@ A store has two halves. Its *wire* is what the fetch loop needs (bytes of reques
 anew in a worker from `spec`. The rest are the operations below: small, rare, run in the calling process.
 
 No operation does I/O over the network itself, and no store owns a connection: an operation is a generator that yields requests and is
-sent each of them back when it is done. So one text serves callers who wait (`run`, `run_pages`) and callers who await (`arun`, `arun_pages`). Every error is
-one of `engine/errors.py`; that of a request is thrown into the operation which yielded it.
+sent each of them back when it is done. So one text serves callers who wait (`run`, `run_pages`) and callers who await (`arun`,
+`arun_pages`). Every error is one of `engine/errors.py`; that of a request is thrown into the operation which yielded it.
 """
 
 from __future__ import annotations

@@ -45,9 +45,13 @@ def locate(uri: Any) -> tuple[Store, str]:
     return _open(parts.scheme, parts.root), parts.key
 
 
-def is_open(uri: str) -> bool:
+def is_open(uri: Any) -> bool:
     """Whether `locate(uri)` answers at once. Opening a bucket takes 0.3 s of imports, and as long as its credentials take."""
-    return uri[: uri.find("/", uri.find("://") + 3) + 1] in _stores or not uri.startswith("s3://")
+    if not isinstance(uri, str):
+        return True
+    end = uri.find("://") + 3
+    # The root of files has no bucket.
+    return uri[: uri.find("/", end) + 1] in _stores or uri[:end] in _stores
 
 
 def _open(scheme: str, root: str) -> Store:

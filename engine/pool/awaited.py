@@ -1,0 +1,615 @@
+"""Fetching for callers who await: each running event loop has a fetch loop of its own, and no thread.
+
+The descriptor of the fetch loop's epoll set stands in the event loop as a reader; beside it there is one timer at most, for timeouts and
+for retries. Whoever awaits holds a future; a future is never given an error (nobody may be left to take it), only its request is.
+
+Rules:
+
+* Requests belong to *lanes*. Each lane has at most `limit` of its requests under way, in the order in which they came. Single verbs share
+  one lane per event loop, as wide as `jobs`; a call on many objects has a lane of its own, as wide as it was asked to be. So a thousand
+  `get_async` open as many connections as one `get_many_async`, and neither waits behind the other.
+* A request that nobody awaits any more is cancelled at once: its connection is closed first, then its memory is given back, so that no
+  late write finds the memory of somebody else.
+* The fetch loop's clock counts what the event loop has waited, and no more of a callback of the user's than one interval of the timer.
+* What blocks (local files, opening a bucket, names, the first certificates) runs in the event loop's own executor.
+* A fetcher lives as long as its event loop is open: see `_Reader`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+
+from ..config import settings
+from ..errors import InternalError, S3dlioError, describe
+from ..fetch.connections import resolve
+from ..fetch.local import read_piece
+from ..fetch.loop import FetchLoop
+from ..fetch.request import Fetch, State
+from ..stores.base import AsyncRunner, Operation, Store, arun, run
+from ..stores.registry import is_open, locate
+from ..types import ObjectRef
+from .inline import inline_fetcher, make_fetches
+from .rooms import Rooms, ViewFetch, process_rooms
+
+if TYPE_CHECKING:
+    from ..fetch.origin import Origin
+    from ..memory.view import BytesView
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_LOCAL_THREADS: Final = 4
+"""Threads that one call on many local files reads from at once."""
+_HASHED_AT_ONCE_BYTES: Final = 1 << 20
+"""What is longer is signed in a thread: SHA-256 takes 0.6 ms per MiB."""
+
+
+class _Lane:
+    """Requests that share a limit. `run` is an `AsyncRunner`."""
+
+    def __init__(self, fetcher: AsyncFetcher, limit: int) -> None:
+        self.fetcher = fetcher
+        self.limit = limit
+        self.num_under_way = 0
+        self.waiting: OrderedDict[Fetch, Callable[[Fetch], None]] = OrderedDict()
+        """Requests that are to be started, with who is to be told of their end."""
+
+    async def run(self, fetch: Fetch) -> Fetch:
+        """Drives one request to its end and returns it; a `ViewFetch` has its view then.
+
+        Raises:
+            S3dlioError: The request's error.
+        """
+        fetcher = self.fetcher
+        if fetcher.is_closed:
+            # `shutdown` came between two requests of a call.
+            return await async_fetcher().run(fetch)
+        future = asyncio.get_running_loop().create_future()
+        self.waiting[fetch] = partial(_wake, future)
+        try:
+            fetcher.kick()
+            await future
+        except BaseException:
+            fetcher.cancel(self, fetch)
+            raise
+        error, fetch.error = fetch.error, None
+        if error is None and isinstance(fetch, ViewFetch):
+            fetch.view = fetcher.rooms.result(fetch)
+        if error is not None:
+            if isinstance(fetch, ViewFetch):
+                # The error's traceback keeps this frame, and should not keep the memory.
+                fetch.forget()
+            raise error
+        return fetch
+
+
+class _Batch:
+    """A call on many objects: one future for all, since a task that is woken for each costs half as much as the object itself.
+
+    It must be no part of a cycle: the results' memory would wait for the collector, and the next batch for fresh memory (twice the time).
+    """
+
+    def __init__(self, rooms: Rooms, lane: _Lane, todo: Iterator[ViewFetch], results: list[Any]) -> None:
+        self._rooms = rooms
+        self._lane = lane
+        self._todo = todo
+        self._results = results
+        self.is_done = asyncio.get_running_loop().create_future()
+
+    def begin(self) -> bool:
+        """Puts the first requests into the lane; returns whether there are any."""
+        for fetch in islice(self._todo, self._lane.limit):
+            self._lane.waiting[fetch] = self._on_end
+        return bool(self._lane.waiting)
+
+    def _on_end(self, fetch: Fetch) -> None:
+        self._results[fetch.token] = _outcome(self._rooms, cast("ViewFetch", fetch))
+        lane = self._lane
+        following = None if lane.fetcher.is_closed else next(self._todo, None)
+        if following is not None:
+            lane.waiting[following] = self._on_end
+        elif not lane.num_under_way and not lane.waiting:
+            _wake(self.is_done)
+
+
+class AsyncFetcher:
+    """The connections of one event loop. Used by the loop's own thread only, but for `retire`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self.rooms = process_rooms()
+        self._fetch_loop = FetchLoop(settings(), 1)
+        self._fetch_loop.grant = self.rooms.grant
+        self._lanes: list[_Lane] = []
+        self._under_way: dict[Fetch, tuple[_Lane, Callable[[Fetch], None]]] = {}
+        """What the fetch loop owes, and who is to be told of its end."""
+        self._seen_s = 0.0
+        """When the fetch loop was polled last."""
+        self._due_s = 0.0
+        """When the timer fires that fires next; in the past, if there is none."""
+        self._is_pump_due = False
+        self._is_retired = False
+        self.is_closed = False
+        """Whether it drives no request any more, and another is to be asked for."""
+        self._broken_by: BaseException | None = None
+        """Why all that was under way came to nothing."""
+        self._asked: dict[Hashable, asyncio.Future[Any]] = {}
+        """What runs in a thread now, for all who need it."""
+        self._singles = self._open_lane(settings().jobs)
+        loop.add_reader(self._fetch_loop.fileno(), _Reader(self))
+
+    # What the verbs call.
+
+    @property
+    def run(self) -> AsyncRunner:
+        """The runner of single verbs."""
+        return self._singles.run
+
+    async def locate(self, uri: str) -> tuple[Store, str]:
+        """As `registry.locate`; what may take long is done in a thread: opening a bucket, asking for a name, expired credentials.
+
+        Raises:
+            S3dlioError: As `registry.locate`.
+        """
+        if not is_open(uri):
+            await self._once(("open", _root(uri)), locate, uri)
+        store, key = locate(uri)
+        if not store.wire.is_local:
+            origin = store.wire.origin
+            if not self._fetch_loop.knows(origin):
+                await self._meet(origin)
+            if _has_expired(store):
+                await self._once(("renew", store.root), store.renew)
+        return store, key
+
+    async def operate(self, store: Store, operation: Operation[T], lane: _Lane | None = None) -> T:
+        """Drives an operation of `store` to its end, in the lane of single verbs or in `lane`, and returns its result.
+
+        Raises:
+            S3dlioError: As the operation says.
+        """
+        if store.wire.is_local:
+            return await in_thread(run, operation, inline_fetcher().run)
+        return await arun(operation, (lane or self._singles).run)
+
+    async def put(self, store: Store, key: str, data: memoryview) -> None:
+        """Writes an object.
+
+        Raises:
+            S3dlioError: As the store says.
+        """
+        operation = store.put(key, data)
+        if store.wire.is_local:
+            await in_thread(run, operation, inline_fetcher().run)
+        elif len(data) > _HASHED_AT_ONCE_BYTES:
+            await arun(operation, self._singles.run, in_thread)
+        else:
+            await arun(operation, self._singles.run)
+
+    async def fetch_one(self, fetch: ViewFetch) -> BytesView:
+        """Fetches one object into memory of its own.
+
+        Raises:
+            S3dlioError: As the store says.
+        """
+        if fetch.wire.is_local:
+            results: list[Any] = [None]
+            fetch.token = 0
+            await _read_locally(self.rooms, deque((fetch,)), results, 1)
+            if isinstance(results[0], S3dlioError):
+                raise results[0]
+            found: BytesView = results[0]
+            return found
+        await self._singles.run(fetch)
+        assert fetch.view is not None
+        return fetch.view
+
+    async def fetch_many(self, uris: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
+        """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `uris`."""
+        results: list[Any] = [None] * len(uris)
+        local_roots = await self._open_all(uris)
+        if not local_roots:
+            await self._fetch_remote(make_fetches(enumerate(uris), results), results, max_in_flight)
+            return results
+        numbered = [(index, uri, _root(uri) in local_roots) for index, uri in enumerate(uris)]
+        remote = make_fetches(((index, uri) for index, uri, is_local in numbered if not is_local), results)
+        local = make_fetches(((index, uri) for index, uri, is_local in numbered if is_local), results)
+        await side_by_side(
+            self._fetch_remote(remote, results, max_in_flight),
+            _read_locally(self.rooms, deque(local), results, max_in_flight),
+        )
+        return results
+
+    @contextmanager
+    def lane(self, limit: int) -> Iterator[_Lane]:
+        """Opens a lane for a call on many objects; what is in it at the end is cancelled."""
+        lane = self._open_lane(limit)
+        try:
+            yield lane
+        finally:
+            lane.waiting.clear()
+            for fetch in [fetch for fetch, (its_lane, _) in self._under_way.items() if its_lane is lane]:
+                self.cancel(lane, fetch)
+            self._lanes.remove(lane)
+            self._limit()
+
+    def cancel(self, lane: _Lane, fetch: Fetch) -> None:
+        """Ends a request that nobody awaits any more, if it has not ended by itself."""
+        if lane.waiting.pop(fetch, None) is None and self._under_way.pop(fetch, None) is not None:
+            lane.num_under_way -= 1
+            if not self.is_closed:
+                self._fetch_loop.cancel(fetch)
+                self.kick()
+        if isinstance(fetch, ViewFetch):
+            fetch.forget()
+
+    def kick(self) -> None:
+        """Has what waits in a lane started: at once where nothing is under way, else together with what else comes in this turn."""
+        if self.is_closed:
+            return
+        if not self._under_way:
+            self._guarded(self._begin)
+        elif not self._is_pump_due:
+            loop = self._open_loop()
+            if loop is not None:
+                self._is_pump_due = True
+                loop.call_soon(self.pump)
+
+    async def _fetch_remote(self, todo: Iterator[ViewFetch], results: list[Any], max_in_flight: int) -> None:
+        if self.is_closed:
+            # `shutdown` came while the buckets were opened.
+            await async_fetcher()._fetch_remote(todo, results, max_in_flight)
+            return
+        with self.lane(max_in_flight) as lane:
+            batch = _Batch(self.rooms, lane, todo, results)
+            if batch.begin():
+                self.kick()
+                await batch.is_done
+        if self._broken_by is not None:
+            raise _broken_off(None, self._broken_by)
+
+    async def _open_all(self, uris: Sequence[ObjectRef | str]) -> set[str]:
+        """Opens the stores of `uris`; returns the roots of the local ones. What cannot be opened fails later, each URI by itself."""
+        local: set[str] = set()
+        for root, ref in {_root(uri): uri for uri in uris}.items():
+            with suppress(S3dlioError):
+                store, _ = await self.locate(ref if isinstance(ref, str) else ref.uri)
+                if store.wire.is_local:
+                    local.add(root)
+        return local
+
+    async def _meet(self, origin: Origin) -> None:
+        """Looks an origin's addresses up; where that fails, the fetch loop tries by itself, and says so at the end."""
+        with suppress(S3dlioError):
+            self._fetch_loop.learn(origin, await self._once(origin, _prepare, origin))
+
+    async def _once(self, key: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `function` in a thread, once for all who ask for `key` meanwhile; one who is cancelled does not take it from the others."""
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = asyncio.ensure_future(in_thread(function, *args, **kwargs))
+            asked.add_done_callback(partial(self._forget_asked, key))
+        found: T = await asyncio.shield(asked)
+        return found
+
+    def _forget_asked(self, key: Hashable, asked: asyncio.Future[Any]) -> None:
+        del self._asked[key]
+        if not asked.cancelled():
+            # Taken, so that asyncio does not complain where all who asked were cancelled.
+            asked.exception()
+
+    # What the event loop calls.
+
+    def pump(self) -> None:
+        """Moves everything that can move, and plans the next look."""
+        self._is_pump_due = False
+        if not self.is_closed:
+            self._guarded(self._pump)
+
+    def _guarded(self, turn: Callable[[], None]) -> None:
+        try:
+            turn()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _begin(self) -> None:
+        """Starts the first requests after a pause. What was configured meanwhile holds from here on."""
+        limits = settings()
+        self._fetch_loop.limits = limits
+        self._singles.limit = limits.jobs
+        self._limit()
+        # Nobody has waited for anything since the last poll.
+        self._seen_s = time.monotonic()
+        self._fill()
+        self._fetch_loop.start()
+        self._plan()
+
+    def _pump(self) -> None:
+        fetch_loop = self._fetch_loop
+        # An event loop that waits comes here by `_due_s`: what is beyond was spent in callbacks, and is no fault of the server's.
+        waited_s = min(time.monotonic(), self._due_s) - self._seen_s
+        if waited_s > 0:
+            fetch_loop.note_wait(waited_s)
+        self._fill()
+        finished = fetch_loop.poll(0)
+        self._seen_s = time.monotonic()
+        under_way = self._under_way
+        for fetch in finished:
+            entry = under_way.pop(fetch, None)
+            if entry is not None:
+                lane, on_end = entry
+                lane.num_under_way -= 1
+                on_end(fetch)
+        if finished:
+            # What takes the place of the finished ones is sent together.
+            self._fill()
+            fetch_loop.start()
+        self._plan()
+
+    def _fill(self) -> None:
+        """Hands to the fetch loop what the lanes have room for."""
+        for lane in self._lanes:
+            waiting = lane.waiting
+            room = lane.limit - lane.num_under_way
+            if room <= 0 or not waiting:
+                continue
+            fetches = []
+            for _ in range(min(room, len(waiting))):
+                fetch, on_end = waiting.popitem(last=False)
+                self._under_way[fetch] = (lane, on_end)
+                fetches.append(fetch)
+            lane.num_under_way += len(fetches)
+            self.rooms.guess([fetch for fetch in fetches if isinstance(fetch, ViewFetch)])
+            for fetch in fetches:
+                self._fetch_loop.submit(fetch)
+
+    def _plan(self) -> None:
+        """Sets the timer, if the next look is due before it fires.
+
+        A timer that came too early fires all the same, which does no harm; its handle is not kept, since it would keep the event loop.
+        """
+        loop = self._open_loop()
+        if loop is None:
+            return
+        if not self._under_way and not self._fetch_loop.has_work:
+            if self._is_retired:
+                self.retire(loop)
+            return
+        wait_s = self._fetch_loop.wait_s(None)
+        now_s = time.monotonic()
+        if not now_s < self._due_s <= now_s + wait_s:
+            self._due_s = now_s + wait_s
+            loop.call_later(wait_s, self.pump)
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Returns the event loop, running or standing still; None if it is closed, as when its last tasks are swept up."""
+        loop = self._loop()
+        return None if loop is None or loop.is_closed() else loop
+
+    def _give_up(self, error: BaseException) -> None:
+        """An interrupt, or a fault of our own, came in the middle of the books: nobody may go on with them, and whoever waits is told."""
+        _forget_fetcher(self)
+        self._broken_by = error
+        loop = self._open_loop()
+        if loop is not None:
+            self._leave(loop)
+        ended = [(fetch, on_end) for fetch, (_, on_end) in self._under_way.items()]
+        for lane in self._lanes:
+            ended += lane.waiting.items()
+            lane.waiting.clear()
+            lane.num_under_way = 0
+        self._under_way.clear()
+        for fetch, on_end in ended:
+            fetch.error = _broken_off(fetch.uri, error)
+            on_end(fetch)
+
+    # Beginning and end.
+
+    def retire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Has the connections closed as soon as nothing is under way. Called in the thread of `loop`, or while it does not run."""
+        self._is_retired = True
+        if not self._under_way and not any(lane.waiting for lane in self._lanes):
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Before the descriptor is closed, for the event loop would be left with one that is somebody else's next.
+        if not self.is_closed and not loop.is_closed():
+            loop.remove_reader(self._fetch_loop.fileno())
+        self.close()
+
+    def close(self) -> None:
+        """Closes connections at once; what is under way is forgotten."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._fetch_loop.close()
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of the connections without touching them."""
+        self.is_closed = True
+
+    def _open_lane(self, limit: int) -> _Lane:
+        lane = _Lane(self, limit)
+        self._lanes.append(lane)
+        self._limit()
+        return lane
+
+    def _limit(self) -> None:
+        self._fetch_loop.max_connections = max(1, sum(lane.limit for lane in self._lanes))
+
+
+class _Reader:
+    """What stands in the event loop for the fetch loop's descriptor.
+
+    Nobody but the event loop holds it, and there is no other way to hear that an event loop is closed: closing lets go of all readers,
+    this one's end closes the connections. The same goes for an event loop that is dropped without being closed. (An async generator,
+    which `asyncio.run` ends before it closes the loop, hears of no plain `loop.close()`, and ends too early for what others do in
+    theirs.)
+    """
+
+    __slots__ = ("_fetcher",)
+
+    def __init__(self, fetcher: AsyncFetcher) -> None:
+        self._fetcher = fetcher
+
+    def __call__(self) -> None:
+        self._fetcher.pump()
+
+    def __del__(self) -> None:
+        self._fetcher.close()
+
+
+class _LocalReads:
+    """Reads of local files, piece by piece, by as many threads as call `work`, until nobody wants them any more."""
+
+    def __init__(self, rooms: Rooms, todo: deque[ViewFetch], results: list[Any]) -> None:
+        self._rooms = rooms
+        self._todo = todo
+        self._results = results
+        self.is_wanted = True
+
+    def work(self) -> None:
+        """Reads what is left; runs in a thread."""
+        limits = settings()
+        with suppress(IndexError):  # nothing is left
+            while self.is_wanted:
+                fetch = self._todo.popleft()
+                self._rooms.guess((fetch,))
+                while self.is_wanted:
+                    read_piece(fetch, self._rooms.grant, limits)
+                    if fetch.state >= State.DONE:
+                        self._results[fetch.token] = _outcome(self._rooms, fetch)
+                        break
+
+
+async def _read_locally(rooms: Rooms, todo: deque[ViewFetch], results: list[Any], max_threads: int) -> None:
+    reads = _LocalReads(rooms, todo, results)
+    try:
+        await side_by_side(*(in_thread(reads.work) for _ in range(min(len(todo), max_threads, _LOCAL_THREADS))))
+    finally:
+        reads.is_wanted = False
+
+
+async def side_by_side(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Runs coroutines as tasks. Where one raises, or the caller is cancelled, the others are cancelled; it returns when all have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in coroutines:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls `function` in the executor of the running event loop, which bounds its threads and ends them with itself."""
+    return await asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
+
+
+def _outcome(rooms: Rooms, fetch: ViewFetch) -> BytesView | S3dlioError:
+    error, fetch.error = fetch.error, None
+    if error is None:
+        try:
+            return rooms.result(fetch)
+        except S3dlioError as none_left:
+            error = none_left
+    fetch.forget()
+    return error
+
+
+def _broken_off(uri: str | None, cause: BaseException) -> InternalError:
+    return InternalError("what this event loop had under way was broken off", uri=uri, cause=describe(cause))
+
+
+def _wake(future: asyncio.Future[None], _fetch: Fetch | None = None) -> None:
+    # Not if it was cancelled in this very turn.
+    if not future.done():
+        future.set_result(None)
+
+
+def _root(ref: ObjectRef | str) -> str:
+    """Returns what all URIs of the same store begin with; of a relative path, some beginning."""
+    uri = ref if isinstance(ref, str) else ref.uri
+    return uri[: uri.find("/", uri.find("://") + 3) + 1]
+
+
+def _prepare(origin: Origin) -> list[Any]:
+    """Does what takes long before the first connection to `origin`; returns its addresses."""
+    if origin.is_tls:
+        from ..fetch.tls import tls_context
+
+        tls_context(origin.ca_bundle)
+    return resolve(origin)
+
+
+def _has_expired(store: Store) -> bool:
+    """Whether the credentials of `store` are of no use any more. Those that are only about to expire it renews by itself."""
+    expires_at_s = getattr(store.spec, "expires_at_s", None)
+    return expires_at_s is not None and datetime.now(UTC).timestamp() >= expires_at_s
+
+
+_fetchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[AsyncFetcher]] = weakref.WeakKeyDictionary()
+"""By event loop, and weakly: an event loop holds its fetcher, by `_Reader`."""
+_making = threading.Lock()
+_inherited: list[AsyncFetcher] = []
+"""After a fork: the parent's, kept and never touched."""
+
+
+def async_fetcher() -> AsyncFetcher:
+    """Returns the fetcher of the running event loop, made at the first call.
+
+    Raises:
+        RuntimeError: No event loop is running.
+    """
+    loop = asyncio.get_running_loop()
+    known = _fetchers.get(loop)
+    found = None if known is None else known()
+    if found is None:
+        with _making:
+            found = AsyncFetcher(loop)
+            _fetchers[loop] = weakref.ref(found)
+    return found
+
+
+def close_awaited() -> None:
+    """Has every event loop's connections closed as soon as nothing is under way; the next call begins anew."""
+    with _making:
+        found = [(loop, fetcher) for loop, known in _fetchers.items() if (fetcher := known()) is not None]
+        _fetchers.clear()
+    for loop, fetcher in found:
+        if loop.is_running() and asyncio._get_running_loop() is not loop:
+            with suppress(RuntimeError):  # it was closed just now
+                loop.call_soon_threadsafe(fetcher.retire, loop)
+        else:
+            fetcher.retire(loop)
+
+
+def _forget_fetcher(fetcher: AsyncFetcher) -> None:
+    with _making:
+        for loop, known in list(_fetchers.items()):
+            if known() is fetcher:
+                del _fetchers[loop]
+
+
+def _abandon() -> None:
+    global _making
+    _making = threading.Lock()
+    for known in list(_fetchers.values()):
+        fetcher = known()
+        if fetcher is not None:
+            fetcher.abandon()
+            _inherited.append(fetcher)
+    _fetchers.clear()
+
+
+os.register_at_fork(after_in_child=_abandon)
