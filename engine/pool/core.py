@@ -281,7 +281,11 @@ class Core:
 
     def _on_death(self, death: WorkerDied) -> None:
         self._cancel_local(death.worker)
-        lost = self.scheduler.worker_died(death.worker)
+        num_explained = self.scheduler.num_deaths_explained
+        lost = self.scheduler.worker_died(death.worker, death.reason, self._local_owners)
+        num_explained = self.scheduler.num_deaths_explained - num_explained
+        if num_explained:
+            self._supervisor.forgive(num_explained, self.scheduler.num_fetched)
         self._supervisor.forget(death.worker)
         self._last_death = death
         self._last_uri = lost[0] if lost else self._last_uri

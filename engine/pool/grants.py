@@ -10,6 +10,9 @@ Rules:
   connection open. At most `jobs` wait so in one worker, and never all the parts that it may have: what is granted always moves.
 * At most `depth` parts lie with a worker, and as many items per worker are in flight or ready together; the head of the line is never
   held up by that.
+* What workers died with again and again is tried by one worker, one part at a time, which then has nothing else: so only what kills
+  that one can be blamed, and nothing that was merely in flight beside it. Until it is empty, the worker gets nothing new. The others
+  go on.
 * A large object is split where connections would be idle otherwise: whole objects are faster where there are enough.
 """
 
@@ -60,6 +63,8 @@ class Grants(Ledger):
         """Grants what can be granted and returns all commands since the last time, by worker."""
         if self._unsent:
             self._send_unsent()
+        if self._suspects or self._reserved is not None:
+            self._try_suspects()
         if self._starved is not None and not self._grant(self._starved):
             self._starved = None
         for run in self._runs:
@@ -70,6 +75,8 @@ class Grants(Ledger):
             self._runs.append(self._runs.pop(0))
         if len(self._parts) > self.num_in_flight:
             self._unpark()
+        if self._suspects:
+            self._try_suspects()
         batches = {}
         for worker in self._workers.values():
             if worker.commands:
@@ -107,9 +114,9 @@ class Grants(Ledger):
         return False
 
     def _least_loaded(self) -> Worker | None:
-        best = None
+        best, reserved = None, self._reserved
         for worker in self._workers.values():
-            if best is None or worker.num_parts < best.num_parts:
+            if (best is None or worker.num_parts < best.num_parts) and worker is not reserved:
                 best = worker
         return best if best is not None and best.num_parts < self.depth else None
 
@@ -169,7 +176,7 @@ class Grants(Ledger):
         """
         if not run.is_ordered or starved.seq != run.next_seq:
             return False
-        items = {part.item.seq: part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run}
+        items = self._placed_items(run)
         missing = self._missing_bytes(starved)
         has_freed = False
         for item in _latest_first((*items.values(), *run.done.values())):
@@ -224,6 +231,9 @@ class Grants(Ledger):
         item.num_parts = item.num_unfinished = 1
         size = item.size
         part = Part(item, 0, size, item.version)
+        if item.is_suspect:
+            self._suspects.append(part)
+            return
         if size is not None and size > self._split_above_bytes and self._may_split(size, item):
             part.end = min(self._part_bytes, size)
             self._add_parts(item, part.end, size, item.version)
@@ -231,9 +241,29 @@ class Grants(Ledger):
         if item.num_parts > 1:
             self._send_unsent()
 
+    def _try_suspects(self) -> None:
+        """Sends the first suspect to the worker with the least to do, as soon as that one has nothing else."""
+        if self._trial is not None:
+            return
+        if not self._suspects:
+            self._reserved = None
+            return
+        worker = self._reserved = min(self._workers.values(), key=lambda worker: worker.num_parts, default=None)
+        if worker is None:
+            return
+        if worker.num_parts == 0:
+            part = self._trial = self._suspects.pop(0)
+            self._send(part, worker)
+            return
+        # What it does ends by itself, but what waits for room may wait for long, perhaps for the suspect.
+        for item in [part.item for run in self._runs for part in run.wanting if part.worker == worker.index]:
+            self._recall(item)
+
     def _may_split(self, size: int, item: Item) -> bool:
         """Whether an object is large, connections would be idle otherwise, and its parts can be told to be of one version."""
-        if size <= self._split_above_bytes or item.has_no_version or (item.version is not None and not is_strong(item.version)):
+        if size <= self._split_above_bytes or item.has_no_version or item.is_suspect:
+            return False
+        if item.version is not None and not is_strong(item.version):
             return False
         return self.num_in_flight + len(item.run.pending) < len(self._workers) * self._jobs
 

@@ -7,13 +7,15 @@ object one of several ranges in the same slot. A *run* is one `fetch` with its i
        ▲                 │  └── more room wanted: no slot, one part that waits
        └────recalled─────┘  └── a part failed, the others are out ──► FAILED ──take──► DELIVERED
     and DROPPED from anywhere, when its run is closed.
+
+An item that workers died with is a *suspect* before long: it may be what they died of, and is tried alone (`grants.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +24,11 @@ if TYPE_CHECKING:
     from ..memory.slots import Slot
     from ..memory.view import BytesView
     from .messages import Command
+
+
+SUSPECT_DEATHS: Final = 2
+"""An item is a suspect after so many deaths. One is nobody's fault yet: workers are killed by operators and by the OOM killer, and all
+that one of them had comes again, at full speed. That the same item was with a second one is either its doing or bad company."""
 
 
 class ItemState(IntEnum):
@@ -91,6 +98,8 @@ class Item(msgspec.Struct, eq=False):
     error: S3dlioError | None = None
     is_recalled: bool = False
     """Whether the slot is being taken back, for an item in front."""
+    num_deaths: int = 0
+    """Workers that died while they had parts of it, begun or not."""
     was_restarted: bool = False
     """Whether it began again because the object changed between two parts."""
     has_no_version: bool = False
@@ -109,6 +118,11 @@ class Item(msgspec.Struct, eq=False):
         view, self.view = self.view, None
         assert view is not None
         return view
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether so many workers died with it that it is tried alone."""
+        return self.num_deaths >= SUSPECT_DEATHS
 
     @property
     def is_withdrawn(self) -> bool:

@@ -5,6 +5,7 @@ Rules:
 * A slot is written by nobody once its item has no unfinished part: an event of the part itself, or the death of its worker, ends a
   part, and nothing else does. Only then is the slot delivered, freed or given to another part.
 * An item that is withdrawn (dropped, failed, recalled) is cancelled once; it settles when the last of its parts has ended.
+* One part of a suspect is tried at a time, and the worker that tries it has nothing else: if that worker dies, it is known of what.
 * `validate` checks the conservation laws. They hold between any two calls of the scheduler.
 """
 
@@ -44,6 +45,12 @@ class Ledger:
         """All parts with workers, by number."""
         self._unsent: list[Part] = []
         """Parts that have a place but no worker."""
+        self._suspects: list[Part] = []
+        """Those of suspects, in the order in which they are tried."""
+        self._trial: Part | None = None
+        """The one that is being tried."""
+        self._reserved: Worker | None = None
+        """Who tries it, or will as soon as nothing else lies with it; it gets nothing new."""
 
     @property
     def has_commands(self) -> bool:
@@ -53,6 +60,8 @@ class Ledger:
     def _end_part(self, part: Part) -> None:
         """Takes a part out of flight: from here on nobody writes for it."""
         del self._parts[part.id]
+        if part is self._trial:
+            self._trial = None
         worker = self._workers.get(part.worker)
         if worker is not None:
             worker.num_parts -= 1
@@ -111,9 +120,10 @@ class Ledger:
 
     def _withdraw(self, item: Item) -> None:
         """Cancels all parts of an item; those that nobody has are over at once."""
-        for part in [part for part in self._unsent if part.item is item]:
-            self._unsent.remove(part)
-            item.num_unfinished -= 1
+        for queue in (self._unsent, self._suspects):
+            for part in [part for part in queue if part.item is item]:
+                queue.remove(part)
+                item.num_unfinished -= 1
         for part in self._parts.values() if item.num_unfinished else ():
             if part.item is item:
                 self._workers[part.worker].commands.append(CancelPart(part.id))
@@ -146,6 +156,11 @@ class Ledger:
             self._slots.free(item.slot)
             item.slot = None
 
+    def _placed_items(self, run: Run) -> dict[int, Item]:
+        """Returns the items of a run that have unfinished parts, by number."""
+        parts = (*self._parts.values(), *self._unsent, *self._suspects)
+        return {part.item.seq: part.item for part in parts if part.item.run is run}
+
     def validate(self) -> None:
         """Checks what must always hold; for tests, since it visits everything.
 
@@ -164,9 +179,20 @@ class Ledger:
         assert self.num_in_flight == sum(not part.is_wanting for part in self._parts.values())
         for run in self._runs:
             self._validate_run(run)
+        self._validate_trial()
+
+    def _validate_trial(self) -> None:
+        trial, reserved = self._trial, self._reserved
+        assert reserved is None or self._workers.get(reserved.index) is reserved, "a dead worker is to try a suspect"
+        assert all(part.item.is_suspect and not part.item.is_withdrawn and part.item.slot is not None for part in self._suspects)
+        assert not any(part.item.is_suspect for part in self._unsent), "a suspect would go among others"
+        if trial is not None:
+            assert self._parts.get(trial.id) is trial
+            assert reserved is not None, "a suspect is tried by nobody"
+            assert (reserved.index, reserved.num_parts) == (trial.worker, 1), "a suspect is not alone"
 
     def _validate_run(self, run: Run) -> None:
-        flying = [part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run]
+        flying = [part.item for part in (*self._parts.values(), *self._unsent, *self._suspects) if part.item.run is run]
         assert all(item.num_unfinished == flying.count(item) for item in flying), "a part was lost or doubled"
         pending = [item.seq for item in run.pending]
         assert pending == sorted(set(pending)), "pending items out of order"

@@ -6,16 +6,24 @@ Rules:
   I/O, no clock and no thread; the caller (`core.py`) serialises the calls.
 * A part's number is never used twice; an event with a number that is not in flight is late, and ignored.
 * An event is believed only as far as it fits: an object is READY when all its bytes are in, of one version.
+* An object that a worker dies of, while it has nothing else and after others died with it too, fails. Whatever else they had comes again.
 * `depth` begins small, so that the memory in use stays small and warm, and doubles when the consumer waits while a worker has run dry.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Final
 
-from ..errors import InternalError, ObjectChangedError, S3dlioError, TruncatedBodyError, rebuild_error
+from ..errors import (
+    InternalError,
+    ObjectChangedError,
+    S3dlioError,
+    TruncatedBodyError,
+    WorkerLostError,
+    rebuild_error,
+)
 from .grants import Grants
 from .items import Item, ItemState, Part, Run, Worker, is_strong
 from .messages import Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 _MAX_DEPTH: Final = 1 << 16
 _MIN_GUESS_BYTES: Final = 4096
 _DELIVERED: Final = ItemState.DELIVERED
+_DROPPED: Final = ItemState.DROPPED
 
 
 class Scheduler(Grants):
@@ -39,6 +48,10 @@ class Scheduler(Grants):
         self.num_bytes = 0
         self.num_verified = 0
         """Delivered objects whose bytes have the store's checksum."""
+        self.num_fetched = 0
+        """Parts that came in: whether the workers achieve anything at all."""
+        self.num_deaths_explained = 0
+        """Deaths of workers that are known to be the doing of objects, which have failed for it."""
 
     # The consumer's side.
 
@@ -115,8 +128,7 @@ class Scheduler(Grants):
         self._runs.remove(run)
         if self._starved is run:
             self._starved = None
-        items = {part.item.seq: part.item for part in (*self._parts.values(), *self._unsent) if part.item.run is run}
-        for item in (*items.values(), *run.done.values()):
+        for item in (*self._placed_items(run).values(), *run.done.values()):
             self._drop(item)
         run.pending.clear()
         run.done.clear()
@@ -134,14 +146,14 @@ class Scheduler(Grants):
             self._make_way(run)
         if self.depth >= _MAX_DEPTH or not (run.pending or not run.is_exhausted):
             return
-        if run.num_granted + len(self._workers) < len(self._workers) * self.depth:
+        if run.num_granted + len(self._workers) < len(self._workers) * self.depth or self._reserved is not None:
             return
         if any(worker.num_parts < (self._jobs + 1) // 2 for worker in self._workers.values()):
             self.depth *= 2
 
     def is_stuck(self, run: Run) -> bool:
         """Whether nothing is under way that could ever let `run` go on: after `deepen`, only a slot that somebody releases can."""
-        if self.num_in_flight or self._unsent or not self._workers:
+        if self.num_in_flight or self._unsent or self._suspects or not self._workers:
             return False
         return not run.is_next_done and bool(run.pending or run.wanting)
 
@@ -161,25 +173,50 @@ class Scheduler(Grants):
         """A worker is ready for parts."""
         self._workers[index] = Worker(index)
 
-    def worker_died(self, index: int) -> list[str]:
+    def worker_died(self, index: int, reason: str = "dead", spared: Container[int] = ()) -> list[str]:
         """A worker's process has ended: nothing writes for it any more, and its parts go to others, into the same places.
+
+        Args:
+            index: Of the worker.
+            reason: What it died of, as `killed by SIGSEGV`.
+            spared: Parts that it cannot have died of, since somebody else did its work on them.
 
         Returns:
             The URIs that it had begun or was to fetch.
         """
-        self._workers.pop(index, None)
+        dead = self._workers.pop(index, None)
+        trial = self._trial
+        if self._reserved is dead:
+            self._reserved = None
         lost = [part for part in self._parts.values() if part.worker == index]
+        for item in {id(part.item): part.item for part in lost if part.id not in spared}.values():
+            item.num_deaths += 1
         for part in lost:
             self._end_part(part)
             item = part.item
-            if item.is_withdrawn:
+            if part is trial and item.error is None and item.state is not _DROPPED:
+                self._convict(part, reason)
+            elif item.is_withdrawn:
                 self._finish_part(item)
             elif item.slot is None:
                 item.num_unfinished -= 1
                 self._put_back(item)
             else:
                 self._unsent.append(part)
+        if any(part.item.is_suspect for part in lost):
+            self._suspects += [part for part in self._unsent if part.item.is_suspect]
+            self._unsent = [part for part in self._unsent if not part.item.is_suspect]
         return [part.item.uri for part in lost]
+
+    def _convict(self, part: Part, reason: str) -> None:
+        """The worker that died had nothing but this part."""
+        item = part.item
+        item.worker = part.worker
+        num = item.num_deaths
+        self.num_deaths_explained += num
+        text = f"{num} workers died with it; the last one, worker {part.worker}, had nothing else to fetch and was {reason}"
+        self._fail(item, WorkerLostError(text.replace("was exited", "exited"), uri=item.uri, attempts=num))
+        self._finish_part(item)
 
     def handle(self, worker: int, events: Iterable[Event]) -> None:
         """Takes a batch of a worker's events, in order."""
@@ -202,6 +239,7 @@ class Scheduler(Grants):
 
     def _on_fetched(self, part: Part, event: PartFetched) -> None:
         self._end_part(part)
+        self.num_fetched += 1
         item = part.item
         item.nbytes += event.received
         item.worker = part.worker
@@ -244,6 +282,11 @@ class Scheduler(Grants):
         item = part.item
         if item.is_withdrawn or part.is_wanting:
             return  # a CancelPart or a SupplySpace is on its way to it
+        if item.is_suspect and item.num_parts == 1:
+            # It would keep its worker from all others for as long as there is no room. It comes again when there is.
+            item.room = event.end
+            self._recall(item)
+            return
         if item.num_parts > 1:
             # A part has the room for its range: the worker met another version, and reads from the beginning.
             self._fail(item, ObjectChangedError("the object changed while its parts were read", uri=item.uri))

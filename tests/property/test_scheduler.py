@@ -1,7 +1,8 @@
 """The scheduler under any sequence of events, against model workers that write into model memory and model consumers who judge.
 
 Rules are what can happen, one small thing at a time or a few rounds at once; invariants are what must hold after each. At the end of
-every example there is one worker and consumers who let go: then everything comes out, and nothing stays behind.
+every example there is one worker and consumers who let go: then everything comes out, and nothing stays behind. In some examples one
+object kills every worker that fetches it (P2): it fails for that, and nothing else does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from s3dlio.engine.errors import InvalidUriError, S3dlioError, ServerError, TruncatedBodyError
 from s3dlio.engine.memory.slots import Slots
-from s3dlio.engine.pool.messages import FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted
+from s3dlio.engine.pool.messages import Event, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted
 from s3dlio.engine.pool.scheduler import Scheduler
 from tests.support.consumer_model import ModelConsumer, World
 from tests.support.worker_model import PAGE, ModelMemory, ModelObject, ModelWorker, Request
@@ -45,6 +46,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         part_bytes=st.sampled_from([16 * PAGE, 16 * PAGE, 40 * PAGE]),
         num_workers=st.integers(0, 2),
         runs=st.lists(st.tuples(orders, wishes, wishes), max_size=2),
+        poison=st.sampled_from([None, None, *KEYS[:2], KEY_WITHOUT_VERSIONS]),
     )
     def begin(
         self,
@@ -55,6 +57,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         object_sizes: list[int],
         num_workers: int,
         runs: list[tuple[bool, Wish, Wish]],
+        poison: str | None,
     ) -> None:
         memory, cap_bytes = ModelMemory(), cap_pages * PAGE
         objects = {key: ModelObject(size, key != KEY_WITHOUT_VERSIONS) for key, size in zip(KEYS, object_sizes, strict=True)}
@@ -67,7 +70,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_workers = 0
         self.workers: dict[int, ModelWorker] = {}
         self.consumers: list[ModelConsumer] = []
-        self.parts: set[int] = set()
+        self.parts: dict[int, str] = {}
+        self.over: set[int] = set()
+        self.poison = poison
+        self.num_poisoned = 0
+        self.num_poisons = 0
         for _ in range(num_workers):
             self.start_worker()
         for is_ordered, *wanted in runs:
@@ -89,6 +96,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         keys, knows = wish
         for key in [] if consumer.run.is_exhausted else keys:
             consumer.offer(key, knows)
+            self.num_poisons += key == self.poison
 
     @precondition(lambda self: self.consumers)
     @rule(pick=picks)
@@ -131,7 +139,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def wait_for_the_next(self, pick: int, answers: list[list[int]]) -> None:
         """A consumer waits, whatever the others do: its next object comes, or views are in the way."""
         consumer = self.consumer(pick)
-        for picked in [*answers, *[list(range(16))] * 100]:
+        for picked in [*answers, *[list(range(16))] * 300]:
             if consumer.take() or not consumer.has_work:
                 return
             self.pump()
@@ -151,7 +159,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for command in commands:
                 if isinstance(command, FetchPart):
                     assert command.part not in self.parts, "the number of a part was used twice"
-                    self.parts.add(command.part)
+                    self.parts[command.part] = command.key
             self.workers[index].inbox.extend(commands)
 
     @precondition(lambda self: self.workers)
@@ -159,7 +167,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def report(self, pick: int, at_most: int) -> None:
         worker = self.worker(pick)
         num = min(at_most, len(worker.outbox))
-        self.scheduler.handle(worker.index, [worker.outbox.popleft() for _ in range(num)])
+        self.hand_over(worker, [worker.outbox.popleft() for _ in range(num)])
 
     @precondition(lambda self: self.workers)
     @rule(pick=picks, number=st.integers(-1, 40))
@@ -183,12 +191,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(pick=picks, hears_last_words=st.booleans())
     def worker_dies_or_hangs_and_is_killed(self, pick: int, hears_last_words: bool) -> None:
-        worker = self.worker(pick)
-        if hears_last_words:
-            self.scheduler.handle(worker.index, worker.outbox)
-        del self.workers[worker.index]
-        self.scheduler.worker_died(worker.index)
-        self.scheduler.handle(worker.index, worker.outbox)
+        self.die(self.worker(pick), hears_last_words)
 
     @precondition(lambda self: self.workers)
     @rule(pick=picks, at_most=st.integers(1, 8))
@@ -201,7 +204,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     def finish(self, pick: int) -> None:
         worker, request = self.request(pick)
-        worker.finish(request)
+        if request.command.key == self.poison:
+            self.num_poisoned += 1
+            self.die(worker, False)
+            self.start_worker()
+        else:
+            worker.finish(request)
 
     @precondition(lambda self: self.requests())
     @rule(pick=picks)
@@ -273,6 +281,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for consumer in self.consumers:
             assert sorted(consumer.taken) == list(range(len(consumer.offers))), "an item is missing, or came twice"
             self.scheduler.close_run(consumer.run)
+        # Two make it a suspect, two more may have parts of it by then, and one tries it.
+        assert self.num_poisoned <= 5 * self.num_poisons, "an object kills for ever"
         self.go_on_and_let_go()
         self.go_on_and_let_go()
         assert (self.scheduler.num_in_flight, self.slots.used_bytes) == (0, 0)
@@ -293,6 +303,20 @@ class SchedulerMachine(RuleBasedStateMachine):
     def request(self, pick: int) -> tuple[ModelWorker, Request]:
         found = self.requests()
         return found[pick % len(found)]
+
+    def hand_over(self, worker: ModelWorker, events: list[Event]) -> None:
+        self.scheduler.handle(worker.index, events)
+        final = (PartFetched, PartFailed, PartCancelled)
+        self.over |= {event.part for event in events if isinstance(event, final)}
+
+    def die(self, worker: ModelWorker, hears_last_words: bool) -> None:
+        if hears_last_words:
+            self.hand_over(worker, list(worker.outbox))
+        known = {*worker.requests, *(getattr(message, "part", -1) for message in (*worker.inbox, *worker.outbox))}
+        self.world.deaths.append([self.parts[part] for part in known & self.parts.keys() - self.over])
+        del self.workers[worker.index]
+        self.scheduler.worker_died(worker.index, "killed by SIGSEGV")
+        self.scheduler.handle(worker.index, worker.outbox)
 
     def go_round(self, picked: list[int]) -> None:
         """Messages go both ways, and between them workers finish some of their requests."""

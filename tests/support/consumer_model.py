@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from s3dlio.engine.errors import ObjectChangedError, ObjectTooLargeError, S3dlioError
+from s3dlio.engine.errors import ObjectChangedError, ObjectTooLargeError, S3dlioError, WorkerLostError
 from s3dlio.engine.memory.slots import Slot
 from s3dlio.engine.pool.items import Item, ItemState, Run
 from s3dlio.engine.pool.scheduler import Scheduler
@@ -26,6 +26,7 @@ class Offer:
     version: str | None
     num_changes_before: int
     num_faults_before: int
+    num_deaths_before: int
     error: S3dlioError | None = None
     """Why it can never come."""
 
@@ -51,6 +52,8 @@ class World:
     released: deque[Slot] = field(default_factory=deque)
     """Slots whose views are gone and which the coordinator has not collected yet."""
     num_faults: dict[str, int] = field(default_factory=dict)
+    deaths: list[list[str]] = field(default_factory=list)
+    """For each worker that died: the keys of the parts that it had not answered for."""
 
     def release(self, position: int) -> None:
         """Lets go of a view."""
@@ -85,11 +88,11 @@ class ModelConsumer:
         found = world.objects[key]
         size = found.size if knows in ("size", "both") else None
         version = found.told_version if knows in ("version", "both") else None
-        self.offers.append(Offer(key, size, version, found.num_changes, world.num_faults.get(key, 0)))
+        self.offers.append(Offer(key, size, version, found.num_changes, world.num_faults.get(key, 0), len(world.deaths)))
         world.scheduler.offer(self.run, f"s3://b/{key}", 0, key, size, version)
 
     def offer_failed(self, error: S3dlioError) -> None:
-        self.offers.append(Offer("", None, None, 0, 0, error))
+        self.offers.append(Offer("", None, None, 0, 0, 0, error))
         self.world.scheduler.offer_failed(self.run, "nonsense", error)
 
     def take(self) -> bool:
@@ -143,6 +146,12 @@ class ModelConsumer:
             # Who pinned nothing does not care for one change: the read begins again.
             enough = 1 if (offer.size, offer.version) != (None, None) else 2
             assert found.num_changes - offer.num_changes_before >= enough
+        elif isinstance(error, WorkerLostError):
+            # Nobody is to blame for bad company: three died with it, and one of them had nothing else.
+            deaths = [keys for keys in self.world.deaths[offer.num_deaths_before :] if offer.key in keys]
+            assert len(deaths) >= 3
+            assert [offer.key] in deaths[2:]
+            assert (error.uri, error.attempts >= 3) == (f"s3://b/{offer.key}", True)
         else:
             assert str(error) == "injected", repr(error)
             assert self.world.num_faults[offer.key] > offer.num_faults_before
