@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backoff_max_s: float
     retry_after_max_s: float
     idle_connection_s: float
+    min_throughput_bytes_s: int
+    min_throughput_s: float
     verify_checksums: bool
 
 
@@ -175,7 +177,7 @@ def _convert(source: str, name: str, value: Any) -> Any:
     where = f"{name} (from {source})" if source != "argument" else name
     if name == "memory_bytes" and value == "auto":
         return 0
-    if name.endswith("_bytes"):
+    if name.endswith(("_bytes", "_bytes_s")):
         try:
             found: Any = parse_size(value)
         except ConfigurationError as error:

@@ -29,7 +29,7 @@ _BODY = Phase.BODY
 class Connection(AnswerReceiver):
     """A non-blocking socket with a request, or ready for one."""
 
-    __slots__ = ("_unsent", "fd", "stamp_s")
+    __slots__ = ("_address", "_rate_bytes", "_rate_of", "_rate_since_s", "_unsent", "fd", "stamp_s")
 
     def __init__(self, site: Site, address: Address, grant: Callable[[Fetch], memoryview | None]) -> None:
         """Begins to connect to `address`, one of the site's.
@@ -43,9 +43,14 @@ class Connection(AnswerReceiver):
             ConnectFailedError: Refused at once, or no descriptor is left.
         """
         super().__init__(site, grant)
+        self._address = address
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
         self._unsent: bytes | memoryview = b""
+        self._rate_of: tuple[Fetch, int] | None = None
+        """The request, and its attempt, whose throughput is watched."""
+        self._rate_bytes = 0
+        self._rate_since_s = 0.0
         try:
             self.sock = socket.socket(address[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
@@ -55,9 +60,14 @@ class Connection(AnswerReceiver):
         problem = self.sock.connect_ex(address[1])
         if problem not in (0, errno.EINPROGRESS):
             self.close()
+            self.avoid_address()
             raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
         # A connection that stands at once is told so by epoll like any other, so there is one way on.
         self.phase = _CONNECTING
+
+    def avoid_address(self) -> None:
+        """Has the next connection try another address of the same name, where there is one."""
+        self.site.avoid(self._address)
 
     def start(self, fetch: Fetch, request: bytes) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
@@ -124,6 +134,30 @@ class Connection(AnswerReceiver):
     def was_dropped_while_idle(self) -> bool:
         """Whether a failure now means only that the server had closed this kept connection (case N15)."""
         return self.num_uses > 0 and self.phase <= _HEAD and self._head_used == 0
+
+    def forgive(self) -> None:
+        """Has its throughput watched from now on only: it had no room to receive into."""
+        self._rate_of = None
+
+    def is_too_slow(self, now_s: float, limits: Settings) -> bool:
+        """Whether fewer bytes of an answer than the limit came in the last span of time; to be asked now and then (case N14).
+
+        A server that sends a byte whenever its silence would be noticed is as good as silent.
+        """
+        fetch = self.fetch
+        assert fetch is not None
+        if self.phase is not _BODY and not self._head_used:
+            return False
+        received = fetch.received + self._filled + self._head_used
+        watched = (fetch, fetch.attempts)
+        if self._rate_of != watched or received < self._rate_bytes:
+            self._rate_of, self._rate_bytes, self._rate_since_s = watched, received, now_s
+            return False
+        if now_s - self._rate_since_s < limits.min_throughput_s:
+            return False
+        is_slow = received - self._rate_bytes < limits.min_throughput_bytes_s * (now_s - self._rate_since_s)
+        self._rate_bytes, self._rate_since_s = received, now_s
+        return is_slow
 
     def patience(self, limits: Settings) -> tuple[str, float]:
         """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""

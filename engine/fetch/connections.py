@@ -6,25 +6,34 @@ Owns the sites of one fetch loop, with their idle connections and addresses. It 
 from __future__ import annotations
 
 import select
-import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from ..errors import ConnectFailedError
+from . import names
 from .connection import Connection
 from .origin import Address, Origin, Site
 from .request import Fetch
 
-_ADDRESS_TTL_S: Final = 60.0
 
 class Connections:
     """The idle connections of a loop, all of them in its epoll set: a server that closes one is noticed."""
 
-    def __init__(self, epoll: select.epoll, grant: Callable[[Fetch], memoryview | None]) -> None:
+    def __init__(
+        self, epoll: select.epoll, grant: Callable[[Fetch], memoryview | None], watch: Callable[[names.Mailbox], None]
+    ) -> None:
+        """Begins with none.
+
+        Args:
+            epoll: The loop's set.
+            grant: As of a `Connection`.
+            watch: Called with the mailbox, once there is one.
+        """
         self._epoll = epoll
         self._grant = grant
+        self._watch = watch
+        self.mailbox: names.Mailbox | None = None
+        """Hears when names have been looked up; None as long as there was nothing to look up."""
         self._sites: dict[Origin, Site] = {}
         self._by_fd: dict[int, Connection] = {}
         self.oldest_s = 0.0
@@ -33,8 +42,10 @@ class Connections:
     def __len__(self) -> int:
         return len(self._by_fd)
 
-    def take(self, origin: Origin, max_idle: int) -> Connection:
+    def take(self, origin: Origin, max_idle: int) -> Connection | None:
         """Returns an idle connection to `origin`, or a new one that is connecting; then at most `max_idle` others stay idle.
+
+        None says that the name is being looked up: `mailbox` hears when that is over.
 
         Raises:
             ConnectFailedError: The name is unknown, the connection is refused, or no descriptor is left.
@@ -50,26 +61,39 @@ class Connections:
             self.drop_old()
         while len(self._by_fd) > max_idle:
             self._drop(next(iter(self._by_fd.values())))
-        connection = self._make(site)
+        address = self._address(site)
+        if address is None:
+            return None
+        connection = self._make(site, address)
         self._epoll.register(connection.fd, select.EPOLLIN)
         return connection
 
-    def _make(self, site: Site) -> Connection:
-        address = _address(site)
+    def _address(self, site: Site) -> Address | None:
+        """Returns the address to try next; None where it is not known yet.
+
+        Raises:
+            ConnectFailedError: The name is unknown.
+        """
+        origin = site.origin
+        found = names.known(origin)
+        is_old = found is None or found.until_s <= time.monotonic()
+        if is_old:
+            if self.mailbox is None:
+                self.mailbox = names.Mailbox()
+                self._watch(self.mailbox)
+            names.ask(origin, self.mailbox)
+        if found is None or (is_old and not found.addresses):
+            return None
+        if not found.addresses:
+            raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=found.problem)
+        return site.use(found.addresses)
+
+    def _make(self, site: Site, address: Address) -> Connection:
         if not site.origin.is_tls:
             return Connection(site, address, self._grant)
         from .tls import TlsConnection
 
         return TlsConnection(site, address, self._grant)
-
-    def knows(self, origin: Origin) -> bool:
-        """Whether the addresses of `origin` are at hand, so that `take` asks nobody for them."""
-        site = self._sites.get(origin)
-        return site is not None and site.addresses_until_s > time.monotonic()
-
-    def learn(self, origin: Origin, addresses: list[Address]) -> None:
-        """Takes addresses that somebody else has looked up by `resolve`."""
-        _note(self._site(origin), addresses)
 
     def _site(self, origin: Origin) -> Site:
         site = self._sites.get(origin)
@@ -82,10 +106,6 @@ class Connections:
         connection.stamp_s = now_s
         self._by_fd[connection.fd] = connection
         connection.site.idle.append(connection)
-
-    def avoid(self, site: Site) -> None:
-        """Puts the address that was used last behind the others of the same name: it did not accept a connection."""
-        site.addresses.rotate(-1)
 
     def on_event(self, fd: int) -> None:
         """An idle connection became readable: the server closed it, or sent what nobody asked for."""
@@ -104,37 +124,11 @@ class Connections:
             connection.close()
         self._by_fd.clear()
         self._sites.clear()
+        if self.mailbox is not None:
+            self.mailbox.close()
+            self.mailbox = None
 
     def _drop(self, connection: Connection) -> None:
         del self._by_fd[connection.fd]
         connection.site.idle.remove(connection)
         connection.close()
-
-
-def _address(site: Site) -> Address:
-    """Returns the address to try next.
-
-    Raises:
-        ConnectFailedError: The name is unknown.
-    """
-    if site.addresses_until_s <= time.monotonic():
-        _note(site, resolve(site.origin))
-    return site.addresses[0]
-
-
-def _note(site: Site, addresses: list[Address]) -> None:
-    site.addresses = deque(addresses)
-    site.addresses_until_s = time.monotonic() + _ADDRESS_TTL_S
-
-
-def resolve(origin: Origin) -> list[Address]:
-    """Returns the addresses of an origin; blocks for as long as the resolver takes.
-
-    Raises:
-        ConnectFailedError: The name is unknown.
-    """
-    try:
-        found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise ConnectFailedError(f"the name {origin.host} cannot be resolved", cause=str(error)) from None
-    return [(int(family), address) for family, _, _, _, address in found]

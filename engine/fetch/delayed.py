@@ -70,8 +70,13 @@ def wait_before_retry(fetch: Fetch, error: S3dlioError, limits: Settings) -> flo
             return None
     if not error.retryable:
         return None
+    return backoff_s(error, fetch.failures, limits)
+
+
+def backoff_s(error: S3dlioError, failures: int, limits: Settings) -> float:
+    """Returns how long to wait after so many failures in a row, the last of them `error`."""
     asked = parse_retry_after(error.retry_after, datetime.now(UTC))
-    return delay_s(fetch.failures, limits, random.random(), asked)
+    return delay_s(failures, limits, random.random(), asked)
 
 
 def finish_error(fetch: Fetch, error: S3dlioError) -> S3dlioError:

@@ -22,17 +22,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError
+from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError, ThrottledError
 from .answer import Phase
+from .backlog import Backlog
 from .connection import Connection
 from .connections import Connections
-from .delayed import Delayed, finish_error, wait_before_retry
+from .delayed import backoff_s, finish_error, wait_before_retry
 from .local import read_piece
 from .request import Fetch, State
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from .origin import Address, Origin
+    from .names import Mailbox
+    from .origin import Origin
 
 _SWEEP_S: Final = 0.25
 """How often timeouts are judged; their error is at most this."""
@@ -60,11 +62,12 @@ class FetchLoop:
         self._epoll = select.epoll()
         self._active: dict[int, Connection] = {}
         """By descriptor: connections with a request."""
-        self._idle = Connections(self._epoll, self._grant)
+        self._idle = Connections(self._epoll, self._grant, self._watch_names)
         self._watched: dict[int, Callable[[], None]] = {}
-        self._queue: deque[Fetch] = deque()
+        self._backlog = Backlog()
+        self._queue = self._backlog.queue
+        self._throttles = self._backlog.throttles
         self._local: deque[Fetch] = deque()
-        self._delayed = Delayed()
         self._parked: dict[int, Connection] = {}
         """By descriptor: connections whose fetch wants space, muted. They do not count against the limit: what they wait for may be
         held by requests in the queue, which would otherwise wait for them."""
@@ -80,7 +83,7 @@ class FetchLoop:
     @property
     def num_unfinished(self) -> int:
         """Requests that `poll` still owes."""
-        waiting = len(self._queue) + len(self._delayed) + len(self._local)
+        waiting = len(self._backlog) + len(self._local)
         return len(self._active) + len(self._parked) + waiting + len(self._finished)
 
     @property
@@ -108,7 +111,9 @@ class FetchLoop:
         for fd, _ in self._epoll.poll(0):
             self._idle.on_event(fd)
         while self._queue and len(self._active) < self.max_connections:
-            self._begin(self._queue.popleft())
+            fetch = self._queue.popleft()
+            if not self._throttles or not self._throttles.hold_back(fetch, self._num_active(fetch.wire.origin), self._now):
+                self._begin(fetch)
 
     def supply(self, fetch: Fetch, out: memoryview) -> None:
         """Gives space to a fetch that wants it; its body goes there from the first missing byte."""
@@ -127,6 +132,7 @@ class FetchLoop:
             return
         self._unmute(connection)
         connection.stamp_s = self._now
+        connection.forgive()
         self._advance(connection, connection.resume)
 
     def cancel(self, fetch: Fetch) -> None:
@@ -143,14 +149,6 @@ class FetchLoop:
     def note_wait(self, seconds: float) -> None:
         """Lets the loop's clock go on by what a driver has waited for it elsewhere."""
         self._now += seconds
-
-    def knows(self, origin: Origin) -> bool:
-        """Whether a request to `origin` can be started without waiting for a resolver."""
-        return self._idle.knows(origin)
-
-    def learn(self, origin: Origin, addresses: list[Address]) -> None:
-        """Takes the addresses of `origin` that a driver has asked `resolve` for, elsewhere."""
-        self._idle.learn(origin, addresses)
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
         """Calls `callback` from `poll` whenever `fd` is readable."""
@@ -186,8 +184,7 @@ class FetchLoop:
                 self._on_writable(connection, mask)
         if self._local:
             self._read_local()
-        if self._delayed:
-            self._queue.extendleft(self._delayed.pop_due(self._now))
+        self._backlog.release(self._now)
         if self._now >= self._next_sweep:
             self._sweep()
         if self._queue:
@@ -217,9 +214,8 @@ class FetchLoop:
         self._idle.close()
         self._active.clear()
         self._parked.clear()
-        self._queue.clear()
+        self._backlog.clear()
         self._local.clear()
-        self._delayed.clear()
         self._finished.clear()
         self._epoll.close()
 
@@ -234,6 +230,11 @@ class FetchLoop:
         except S3dlioError as error:
             self._retry(fetch, error)
             return
+        if connection is None:
+            fetch.attempts -= 1
+            fetch.state = State.QUEUED
+            self._backlog.nameless.append((self._now, fetch))
+            return
         self._active[connection.fd] = connection
         connection.stamp_s = self._now
         try:
@@ -243,6 +244,12 @@ class FetchLoop:
             return
         if connection.phase is not _HEAD:
             self._epoll.modify(connection.fd, _WRITE)
+
+    def _num_active(self, origin: Origin) -> int:
+        return sum(connection.site.origin == origin for connection in self._active.values())
+
+    def _watch_names(self, mailbox: Mailbox) -> None:
+        self.watch(mailbox.fd, lambda: self._backlog.release_named(mailbox.take()))
 
     def _send(self, connection: Connection) -> bool:
         is_sent = connection.send()
@@ -286,6 +293,8 @@ class FetchLoop:
             fetch.state = _DONE
             fetch.finished_s = self._free(connection)
             self._finished.append(fetch)
+            if self._throttles:
+                self._throttles.ease(connection.site.origin, self.max_connections)
         elif connection.phase is _PARKED:
             self._parking.append(connection)
             assert connection.fetch is not None
@@ -303,7 +312,9 @@ class FetchLoop:
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
         if connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE):
-            self._idle.avoid(connection.site)
+            connection.avoid_address()
+        if isinstance(error, ThrottledError):
+            self._throttle(connection, error)
         if connection.phase is _IDLE:
             self._free(connection)
         else:
@@ -313,6 +324,11 @@ class FetchLoop:
             self._queue.appendleft(fetch)
         else:
             self._retry(fetch, error)
+
+    def _throttle(self, connection: Connection, error: ThrottledError) -> None:
+        origin, limits = connection.site.origin, self.limits
+        num_active = self._num_active(origin)
+        self._throttles.refuse(origin, num_active, connection.stamp_s, self._now, lambda failures: backoff_s(error, failures, limits))
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
@@ -327,7 +343,7 @@ class FetchLoop:
             self._finish(fetch, State.FAILED)
             return
         fetch.state = State.QUEUED
-        self._delayed.put(now + wait_s, fetch)
+        self._backlog.delayed.put(now + wait_s, fetch)
 
     # Connections in and out of the sets.
 
@@ -366,10 +382,9 @@ class FetchLoop:
             self._active[connection.fd] = connection
 
     def _forget(self, fetch: Fetch) -> None:
-        for queue in (self._queue, self._local):
-            if fetch in queue:
-                queue.remove(fetch)
-        self._delayed.forget(fetch)
+        self._backlog.forget(fetch)
+        if fetch in self._local:
+            self._local.remove(fetch)
         if fetch in self._finished:
             self._finished.remove(fetch)
 
@@ -385,20 +400,25 @@ class FetchLoop:
         if self._finished or self._local:
             return 0.0
         wait_s = 3600.0 if timeout_s is None else timeout_s
-        if wait_s > _SWEEP_S and self._active:
+        if wait_s > _SWEEP_S and (self._active or self._backlog.nameless):
             wait_s = _SWEEP_S
-        if self._delayed:
-            wait_s = min(wait_s, max(0.0, self._delayed.due_s - self._now))
-        return wait_s
+        return min(wait_s, max(0.0, self._backlog.due_s - self._now))
 
     def _sweep(self) -> None:
         self._next_sweep = self._now + _SWEEP_S
         limits = self.limits
+        for fetch in self._backlog.pop_nameless(self._now - limits.connect_timeout_s):
+            fetch.attempts += 1
+            self._retry(fetch, ConnectFailedError(f"{fetch.wire.origin.host} was not resolved within {limits.connect_timeout_s:g} s"))
         for connection in list(self._active.values()):
             waits_s = self._now - connection.stamp_s
             if connection.phase is _PARKED or waits_s < 0:
                 continue
             what, limit_s = connection.patience(limits)
+            if connection.is_too_slow(self._now, limits):
+                slow = f"{connection.site} sent fewer than {limits.min_throughput_bytes_s} bytes/s for {limits.min_throughput_s:g} s"
+                self._on_failure(connection, StoreTimeoutError(slow))
+                continue
             fetch_deadline_s = connection.fetch.deadline_s if connection.fetch is not None else self._now
             if self._now > fetch_deadline_s:
                 self._on_failure(connection, StoreTimeoutError("the request did not end before its deadline"))

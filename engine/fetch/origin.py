@@ -35,16 +35,16 @@ class Origin(NamedTuple):
 class Site:
     """One origin, as one loop knows it."""
 
-    __slots__ = ("_num_unknown", "addresses", "addresses_until_s", "idle", "origin", "session", "shape")
+    __slots__ = ("_known", "_num_unknown", "addresses", "idle", "origin", "session", "shape")
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.idle: list[Connection] = []
         """Connections without a request, the warmest on the right."""
         self.addresses: deque[Address] = deque()
-        """The next one to try on the left."""
-        self.addresses_until_s = 0.0
-        """Until when they hold."""
+        """Those that accept connections, as far as is known, the next one to try on the left."""
+        self._known: tuple[Address, ...] = ()
+        """All of them."""
         self.session: SSLSession | None = None
         """The TLS session that the next connection resumes, which spares it most of the handshake."""
         self.shape: HeadShape | None = None
@@ -54,6 +54,26 @@ class Site:
 
     def __str__(self) -> str:
         return f"{self.origin.host}:{self.origin.port}"
+
+    def use(self, known: tuple[Address, ...]) -> Address:
+        """Returns the address for the next connection: each of a name's in turn, so that they share the work.
+
+        Args:
+            known: All addresses that the name has now.
+        """
+        if known is not self._known:
+            self._known = known
+            self.addresses = deque(known)
+        address = self.addresses[0]
+        self.addresses.rotate(-1)
+        return address
+
+    def avoid(self, address: Address) -> None:
+        """Passes over an address that did not accept a connection, until the others have not either or the name is looked up anew."""
+        if address in self.addresses:
+            self.addresses.remove(address)
+        if not self.addresses:
+            self.addresses = deque(self._known)
 
     def learn(self, head: ResponseHead) -> None:
         """Expects heads like this one."""

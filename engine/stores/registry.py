@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from ..errors import InternalError, UnsupportedError
+from ..fetch import names
 from ..uri import FILE_SCHEMES, parse_uri
 from .base import Store
 from .file import FileSpec, FileStore, FileWire
@@ -88,12 +89,13 @@ def open_wire(spec: Spec) -> Any:
 
 
 def forget_stores() -> None:
-    """Forgets every open store, so that the next use resolves credentials, endpoints and certificates anew."""
+    """Forgets every open store, so that the next use resolves credentials, endpoints, names and certificates anew."""
     from .s3_config import reset
 
     with _lock:
         _stores.clear()
     reset()
+    names.forget()
     # Only if there was an https endpoint: ssl takes 15 ms to import.
     tls = sys.modules.get("s3dlio.engine.fetch.tls")
     if tls is not None:

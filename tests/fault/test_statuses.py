@@ -49,7 +49,6 @@ def test_n9_a_request_to_slow_down_is_its_own_class(served: ObjectServer, status
         (404, "NoSuchBucket", FileNotFoundError),
         (403, "AccessDenied", PermissionError),
         (401, "Unauthorized", PermissionError),
-        (400, "ExpiredToken", PermissionError),
         (400, "InvalidRequest", s3dlio.RequestRejectedError),
         (301, "PermanentRedirect", s3dlio.RequestRejectedError),
     ],

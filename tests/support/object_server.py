@@ -27,12 +27,12 @@ class ObjectServer(ScriptedServer):
         headers: Percent-decoded path to headers that come on top of (or in place of) the honest ones of 200 and 206.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.objects: dict[str, bytes] = {}
         self.faults: dict[str, list[Handler]] = {}
         self.headers: dict[str, dict[str, str]] = {}
         self._etags: dict[str, tuple[bytes, str]] = {}
-        super().__init__(self._step)
+        super().__init__(self._step, address)
 
     def requests_of(self, path: str) -> list[Request]:
         """Returns the requests for one percent-decoded path, in order of arrival."""

@@ -136,7 +136,7 @@ Script = Callable[[Request], Handler]
 class ScriptedServer(TcpServer):
     """The server. `requests` holds every request in order of arrival; `url` is `http://127.0.0.1:<port>`."""
 
-    def __init__(self, script: Script | Iterable[Handler] = ()) -> None:
+    def __init__(self, script: Script | Iterable[Handler] = (), address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.requests: list[Request] = []
         self._arrived = threading.Condition()
         self._steps: list[Handler] = []
@@ -146,7 +146,7 @@ class ScriptedServer(TcpServer):
         else:
             self._steps.extend(script)
             self.script = self._next_step
-        super().__init__()
+        super().__init__(address)
 
     @property
     def url(self) -> str:

@@ -27,7 +27,7 @@ _TICK_S = 0.002
 
 
 class TcpServer(ABC):
-    """Accepts connections on a free port and runs `serve` in one thread for each.
+    """Accepts connections, on a free port of 127.0.0.1 unless told otherwise, and runs `serve` in one thread for each.
 
     Attributes:
         port: The port the kernel gave.
@@ -35,14 +35,15 @@ class TcpServer(ABC):
         failures: What threads raised, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.closing = threading.Event()
         self.failures: list[BaseException] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._num_accepted = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.create_server(address, family=family, backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self._acceptor = self._start(self._accept_all, ())
 
