@@ -11,7 +11,7 @@ Rules:
 * A request that nobody awaits any more is cancelled at once: its connection is closed first, then its memory is given back, so that no
   late write finds the memory of somebody else.
 * The fetch loop's clock counts what the event loop has waited, and no more of a callback of the user's than one interval of the timer.
-* What blocks (local files, opening a bucket, names, the first certificates) runs in the event loop's own executor.
+* What blocks (local files, opening a bucket) runs in the event loop's own executor.
 * A fetcher lives as long as its event loop is open: see `_Reader`.
 """
 
@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from ..config import settings
 from ..errors import InternalError, S3dlioError, describe
-from ..fetch.connections import resolve
 from ..fetch.local import read_piece
 from ..fetch.loop import FetchLoop
 from ..fetch.request import Fetch, State
@@ -43,7 +42,6 @@ from .inline import inline_fetcher, make_fetches
 from .rooms import Rooms, ViewFetch, process_rooms
 
 if TYPE_CHECKING:
-    from ..fetch.origin import Origin
     from ..memory.view import BytesView
 
 T = TypeVar("T")
@@ -157,7 +155,7 @@ class AsyncFetcher:
         return self._singles.run
 
     async def locate(self, uri: str) -> tuple[Store, str]:
-        """As `registry.locate`; what may take long is done in a thread: opening a bucket, asking for a name, expired credentials.
+        """As `registry.locate`; what may take long is done in a thread: opening a bucket, replacing credentials that have expired.
 
         Raises:
             S3dlioError: As `registry.locate`.
@@ -165,12 +163,8 @@ class AsyncFetcher:
         if not is_open(uri):
             await self._once(("open", _root(uri)), locate, uri)
         store, key = locate(uri)
-        if not store.wire.is_local:
-            origin = store.wire.origin
-            if not self._fetch_loop.knows(origin):
-                await self._meet(origin)
-            if _has_expired(store):
-                await self._once(("renew", store.root), store.renew)
+        if _has_expired(store):
+            await self._once(("renew", store.root), store.renew)
         return store, key
 
     async def operate(self, store: Store, operation: Operation[T], lane: _Lane | None = None) -> T:
@@ -289,11 +283,6 @@ class AsyncFetcher:
                     local.add(root)
         return local
 
-    async def _meet(self, origin: Origin) -> None:
-        """Looks an origin's addresses up; where that fails, the fetch loop tries by itself, and says so at the end."""
-        with suppress(S3dlioError):
-            self._fetch_loop.learn(origin, await self._once(origin, _prepare, origin))
-
     async def _once(self, key: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `function` in a thread, once for all who ask for `key` meanwhile; one who is cancelled does not take it from the others."""
         asked = self._asked.get(key)
@@ -316,6 +305,12 @@ class AsyncFetcher:
         self._is_pump_due = False
         if not self.is_closed:
             self._guarded(self._pump)
+
+    def _on_timer(self, due_s: float) -> None:
+        if due_s == self._due_s:
+            # uvloop's timers may fire early, by a millisecond or by the length of a callback.
+            self._due_s = min(due_s, time.monotonic())
+        self.pump()
 
     def _guarded(self, turn: Callable[[], None]) -> None:
         try:
@@ -391,7 +386,7 @@ class AsyncFetcher:
         now_s = time.monotonic()
         if not now_s < self._due_s <= now_s + wait_s:
             self._due_s = now_s + wait_s
-            loop.call_later(wait_s, self.pump)
+            loop.call_later(wait_s, self._on_timer, self._due_s)
 
     def _open_loop(self) -> asyncio.AbstractEventLoop | None:
         """Returns the event loop, running or standing still; None if it is closed, as when its last tasks are swept up."""
@@ -541,15 +536,6 @@ def _root(ref: ObjectRef | str) -> str:
     """Returns what all URIs of the same store begin with; of a relative path, some beginning."""
     uri = ref if isinstance(ref, str) else ref.uri
     return uri[: uri.find("/", uri.find("://") + 3) + 1]
-
-
-def _prepare(origin: Origin) -> list[Any]:
-    """Does what takes long before the first connection to `origin`; returns its addresses."""
-    if origin.is_tls:
-        from ..fetch.tls import tls_context
-
-        tls_context(origin.ca_bundle)
-    return resolve(origin)
 
 
 def _has_expired(store: Store) -> bool:

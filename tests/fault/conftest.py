@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import pytest
 
 import s3dlio
+from tests.support.leaks import standing
 from tests.support.object_server import ObjectServer
 from tests.support.s3_endpoint import S3Endpoint
 from tests.support.scripted_server import ScriptedServer
 
 PointAt = Callable[[S3Endpoint | str], None]
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @pytest.fixture
@@ -41,3 +46,31 @@ def scripted(scripted_server: ScriptedServer, s3_env: PointAt, quick_settings: N
     s3_env(scripted_server.url)
     yield scripted_server
     s3dlio.shutdown()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def new_loop(request: pytest.FixtureRequest) -> NewLoop:
+    """Makes event loops, of both kinds."""
+    if request.param == "uvloop":
+        import uvloop
+
+        with standing():
+            # libuv opens a pipe for signals, for the life of the process.
+            uvloop.new_event_loop().close()
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+@pytest.fixture
+def run(new_loop: NewLoop) -> Run:
+    """Runs a coroutine in an event loop of its own, as `asyncio.run`, and fails where the loop had to complain about something."""
+
+    def run_one(main: Coroutine[Any, Any, Any]) -> Any:
+        complaints: list[dict[str, Any]] = []
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
+            result = runner.run(main)
+        assert complaints == []
+        return result
+
+    return run_one
