@@ -38,6 +38,8 @@ _LOOK_S = 1.0
 """How often stores are asked whether their credentials are due."""
 _LOOK_SOON_S = 0.05
 """The same while others are on their way: workers wait for them."""
+_QUIET_S = 0.2
+"""After so long a wait the connections to the workers are looked at: far longer than a wait lasts where anything moves."""
 _TAKES_PER_MOVE = 64
 """Commands are sent in batches: after so many objects taken, or a quarter of what is in flight. A message costs what ten objects do."""
 
@@ -60,19 +62,18 @@ class Core:
         _check_memory(settings.memory_bytes)
         self._settings = settings
         self._num_procs = procs
-        self.num_waiting = 0
-        """Threads in `wait`, or on their way to it."""
+        self.waiting: set[Run] = set()
+        """Runs whose consumers are in `wait`, or on their way to it or back. A set, since a Ctrl-C on the way may have both leave twice."""
         self.is_doomed = False
         """Whether it is to be closed by the last thread that leaves."""
         self.arena = Arena(settings.memory_bytes, settings.poison_freed, lock)
-        self._crew: Crew | LocalCrew
-        if procs:
-            self._crew = Crew(settings, jobs, self.arena.segment)
-            # Twice what is in flight lies ready: a worker never waits for the coordinator's answer.
-            depth = 2 * jobs
-        else:
-            self._crew = LocalCrew(settings, jobs, self.arena.segment)
-            depth = jobs + max(1, jobs // 4)
+        # Twice what is in flight lies ready: a worker never waits for the coordinator's answer.
+        depth = 2 * jobs if procs else jobs + max(1, jobs // 4)
+        try:
+            self._crew: Crew | LocalCrew = (Crew if procs else LocalCrew)(settings, jobs, self.arena.segment)
+        except BaseException:
+            self.arena.close()
+            raise
         self._here: LocalCrew | None = self._crew if isinstance(self._crew, LocalCrew) else None
         """Who reads stores that no other process can read."""
         self.scheduler = Scheduler(
@@ -105,16 +106,23 @@ class Core:
             raise
 
     @property
+    def num_waiting(self) -> int:
+        """Threads in `wait`."""
+        return len(self.waiting)
+
+    @property
     def num_workers(self) -> int:
         """Worker processes that live."""
         return len(self._crew.indices) if self._num_procs else 0
 
     def close(self) -> None:
         """Ends the workers; views that exist stay readable."""
-        self._crew.close()
-        if self._here is not None and self._here is not self._crew:
-            self._here.close()
-        self.arena.close()
+        try:
+            self._crew.close()
+        finally:
+            if self._here is not None and self._here is not self._crew:
+                self._here.close()
+            self.arena.close()
 
     def abandon(self) -> None:
         """In a forked child: lets go without a word to the parent's workers."""
@@ -207,11 +215,11 @@ class Core:
             starting_s = self._crew.starting_for_s(worker)
             if starting_s is not None:
                 if starting_s > self._settings.worker_start_s:
-                    _log.warning("worker %d did not start within %.0f s; it is killed", worker, starting_s)
-                    self._crew.kill(worker)
+                    self._crew.kill(worker, f"it did not start within {starting_s:.0f} s")
             elif self._supervisor.is_hanging(worker, self.scheduler.load_of(worker) > 0, self._crew.progress(worker)):
-                _log.warning("worker %d stands still with work in hand; it is killed", worker)
-                self._crew.kill(worker)
+                self._crew.kill(worker, "it stood still with work in hand")
+            elif seconds > _QUIET_S:
+                self._crew.check_line(worker)
 
     def check_views(self, run: Run) -> bool:
         """Looks whether `run` can go on only when somebody releases views; returns whether room was found meanwhile.
@@ -306,7 +314,8 @@ class Core:
             # The others can go on without it, and the next refill tries again.
             if not self._crew.indices:
                 raise
-            _log.warning("no worker could be started in place of one that died: %s", error)
+            # Its text alone: whoever keeps the record would keep the memory of the pool, by the traceback.
+            _log.warning("no worker could be started in place of one that died: %s", str(error))
 
     def check_workers(self) -> None:
         """Sees to it that there are workers.

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from ..config import child_environment
-from ..errors import ProtocolError, UnsupportedError, WorkerLostError, describe
+from ..errors import UnsupportedError, WorkerLostError, describe
 from .channel import Hub
 from .messages import Command, Event, Stop, Welcome, WorkerStarted, decode_events, encode
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _TAIL_BYTES = 2048
 _MAX_COMMANDS = 1024
 """Commands in one message: of 4.2 KB each, with the longest path there can be, they are a quarter of the longest message."""
+_MAX_BATCHES = 1000
+"""Read at once: a worker that talks without end does not keep its coordinator from everything else (S4)."""
+_NOTHING = encode([])
 _FAREWELL_S = 1.0
 """How long a worker may take to stop by itself before it is killed."""
 
@@ -54,13 +58,15 @@ class Reported(NamedTuple):
 class _Member:
     """One process."""
 
-    __slots__ = ("index", "is_over", "is_started", "pidfd", "process", "started_s", "stderr_fd")
+    __slots__ = ("fault", "index", "is_over", "is_started", "pidfd", "process", "started_s", "stderr_fd")
 
-    def __init__(self, index: int, process: subprocess.Popen[bytes], stderr_fd: int) -> None:
+    def __init__(self, index: int, process: subprocess.Popen[bytes], stderr_fd: int, pidfd: int) -> None:
         self.index = index
         self.process = process
         self.stderr_fd = stderr_fd
-        self.pidfd = os.pidfd_open(process.pid)
+        self.pidfd = pidfd
+        self.fault = ""
+        """Why it was killed from here, if it was."""
         self.started_s = time.monotonic()
         self.is_started = False
         self.is_over = False
@@ -71,17 +77,30 @@ class Crew:
     """Starts workers, carries commands to them and events from them, and notices their deaths."""
 
     def __init__(self, settings: Settings, jobs: int, segment: Segment) -> None:
+        """Starts nobody yet.
+
+        Raises:
+            UnsupportedError: The kernel has no pidfds.
+            WorkerLostError: This process has no descriptors left.
+        """
         if not hasattr(os, "pidfd_open"):
             raise UnsupportedError("worker processes need pidfd_open (Linux 5.3); use procs=0")
         self._settings = settings
         self._jobs = jobs
         self._segment = segment
-        self._hub = Hub()
-        self._epoll = select.epoll()
-        self._epoll.register(self._hub.fd, select.EPOLLIN)
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
+        with contextlib.ExitStack() as stack:
+            try:
+                self._hub = Hub()
+                stack.callback(self._hub.close)
+                self._epoll = stack.enter_context(select.epoll())
+                self._epoll.register(self._hub.fd, select.EPOLLIN)
+                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+                stack.callback(os.close, self._wake_fd)
+                self._epoll.register(self._wake_fd, select.EPOLLIN)
+                self._life_read, self._life_write = os.pipe2(os.O_CLOEXEC)
+            except OSError as error:
+                raise WorkerLostError("no worker process can be started", cause=describe(error)) from error
+            stack.pop_all()
         self._members: dict[int, _Member] = {}
         self._by_pidfd: dict[int, _Member] = {}
         self._num_started = 0
@@ -97,18 +116,26 @@ class Crew:
         Raises:
             WorkerLostError: The system refuses to start one; those that were started before stay.
         """
-        address = self._hub.open_door()
-        for _ in range(num):
-            try:
-                self._start_one(address)
-            except OSError as error:
-                raise WorkerLostError("a worker process could not be started", cause=describe(error)) from error
+        try:
+            address, fds = self._hub.open_door()
+            for _ in range(num):
+                self._start_one(address, fds)
+        except OSError as error:
+            self._close_door_if_all_in()
+            raise WorkerLostError("a worker process could not be started", cause=describe(error)) from error
 
     def send(self, worker: int, commands: list[Command]) -> None:
         """Queues commands; for a worker that is dying they are lost, and its death will say so."""
         # All parts of a dead worker may go to one other at once; ZeroMQ drops the peer of a message that is too long.
         for start in range(0, len(commands), _MAX_COMMANDS):
-            self._hub.send(worker, encode(commands[start : start + _MAX_COMMANDS]))
+            if not self._hub.send(worker, encode(commands[start : start + _MAX_COMMANDS])):
+                # Dead, most likely, and not yet noticed. A living one to which nothing gets through must not keep its parts.
+                self.kill(worker, "nothing could be sent to it")
+
+    def check_line(self, worker: int) -> None:
+        """Says nothing to a worker: where a connection is broken, though both ends live, only a send tells."""
+        if self._members[worker].is_started and not self._hub.send(worker, _NOTHING):
+            self.kill(worker, "nothing could be sent to it")
 
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting: what was said, and then who has died."""
@@ -145,21 +172,25 @@ class Crew:
         os.eventfd_write(self._wake_fd, num)
 
     def _receive(self) -> Iterator[Reported]:
-        while self._hub.has_news():
-            for worker, batch in self._hub.receive():
-                member = self._members.get(worker)
-                if member is not None:
-                    yield Reported(worker, self._read(member, batch))
+        for worker, batch in islice(self._hub.receive(), _MAX_BATCHES):
+            member = self._members.get(worker)
+            if member is not None and (events := self._read(member, batch)):
+                yield Reported(worker, events)
 
     def _read(self, member: _Member, batch: bytes) -> list[Event]:
+        """Returns a batch of events. Whoever sends what is none is broken, and is killed: its parts are for others to fetch."""
         try:
             events = decode_events(batch)
         except msgspec.DecodeError as error:
-            raise ProtocolError(f"worker {member.index} sent what is no message", cause=str(error)) from error
-        if not member.is_started and events and isinstance(events[0], WorkerStarted):
+            self.kill(member.index, f"it sent what is no message ({describe(error)})")
+            return []
+        if member.is_started:
+            return [event for event in events if not isinstance(event, WorkerStarted)]
+        if events and isinstance(events[0], WorkerStarted):
             member.is_started = True
             self._close_door_if_all_in()
-        return events
+            return events
+        return []
 
     def _close_door_if_all_in(self) -> None:
         if all(member.is_started for member in self._members.values()):
@@ -174,10 +205,11 @@ class Crew:
         member = self._members[worker]
         return None if member.is_started else time.monotonic() - member.started_s
 
-    def kill(self, worker: int) -> None:
-        """Kills a worker that hangs; its death comes out of `poll`."""
+    def kill(self, worker: int, why: str) -> None:
+        """Kills a worker that is of no use; its death comes out of `poll`, and says why."""
         member = self._members.get(worker)
         if member is not None:
+            member.fault = member.fault or why
             _signal(member, signal.SIGKILL)
 
     def close(self) -> None:
@@ -186,15 +218,18 @@ class Crew:
             self._hub.send(index, encode([Stop()]))
         self._close_life()
         deadline = time.monotonic() + _FAREWELL_S
-        for member in [*self._members.values()]:
-            try:
-                member.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        try:
+            for member in self._members.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    member.process.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            # Also where a second Ctrl-C has cut the farewell short.
+            for member in [*self._members.values()]:
                 _signal(member, signal.SIGKILL)
-            self._bury(member)
-        self._hub.close()
-        self._epoll.close()
-        os.close(self._wake_fd)
+                self._bury(member)
+            self._hub.close()
+            self._epoll.close()
+            os.close(self._wake_fd)
 
     def _close_life(self) -> None:
         os.close(self._life_read)
@@ -204,7 +239,7 @@ class Crew:
         """In a forked child: lets go of the one thing that the parent's workers wait for, and touches nothing else."""
         os.close(self._life_write)
 
-    def _start_one(self, address: str) -> None:
+    def _start_one(self, address: str, fds: tuple[int, ...]) -> None:
         index = self._num_started
         self._num_started += 1
         welcome = Welcome(
@@ -219,18 +254,26 @@ class Crew:
                 stdout=subprocess.DEVNULL,
                 stderr=stderr_fd,
                 env=child_environment(),
-                pass_fds=(self._segment.fd, self._life_read),
+                pass_fds=(self._segment.fd, self._life_read, *fds),
                 process_group=0,
             )
         except BaseException:
             os.close(stderr_fd)
             raise
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(encode(welcome))
-        member = self._members[index] = _Member(index, process, stderr_fd)
-        self._by_pidfd[member.pidfd] = member
-        self._epoll.register(member.pidfd, select.EPOLLIN)
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(encode(welcome))
+            pidfd = os.pidfd_open(process.pid)
+        except BaseException:
+            # It is not in the books yet, so nobody else would end it. Not waited for until now, its number is still its own.
+            process.kill()
+            process.wait()
+            os.close(stderr_fd)
+            raise
+        member = self._members[index] = _Member(index, process, stderr_fd, pidfd)
+        self._by_pidfd[pidfd] = member
+        self._epoll.register(pidfd, select.EPOLLIN)
         self._segment.counters[index % len(self._segment.counters)] = 0
 
     def _bury(self, member: _Member) -> WorkerDied:
@@ -242,7 +285,8 @@ class Crew:
         del self._members[member.index], self._by_pidfd[member.pidfd]
         self._close_door_if_all_in()
         reason = f"killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
-        return WorkerDied(member.index, f"{reason}: {tail}" if tail else reason)
+        why = member.fault if member.fault and code == -signal.SIGKILL else tail
+        return WorkerDied(member.index, f"{reason}: {why}" if why else reason)
 
 
 def _signal(member: _Member, number: signal.Signals) -> None:

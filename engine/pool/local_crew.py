@@ -94,7 +94,10 @@ class LocalCrew:
     def starting_for_s(self, worker: int) -> None:
         """It starts at once."""
 
-    def kill(self, worker: int) -> None:
+    def check_line(self, worker: int) -> None:
+        """There is none."""
+
+    def kill(self, worker: int, why: str) -> None:
         """Never asked for, since it never hangs."""
 
     def close(self) -> None:

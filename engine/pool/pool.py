@@ -142,6 +142,9 @@ class Pool:
                 del taken
         finally:
             self._over.append(run)
+            if run in core.waiting:
+                # Ctrl-C struck on its way into `_wait`.
+                self._leave(core, run)
             self._close_runs(core)
 
     def _next(self, core: Core, run: Run, wanted: Iterator[Wanted], take: Callable[[Core, Run], T | None]) -> T | None:
@@ -173,12 +176,13 @@ class Pool:
                         return taken
                     is_more_to_pull = len(more) < num and not is_last
                     must_wait = not (has_moved or is_more_to_pull) and self._must_wait(core, run, patience)
-                    core.num_waiting += must_wait
+                    if must_wait:
+                        core.waiting.add(run)
                 except BaseException as error:
                     self._break(core, error)
                     raise
             if must_wait:
-                self._wait(core, _WAIT_S if patience.since_s is None else 0.01)
+                self._wait(core, run, _WAIT_S if patience.since_s is None else 0.01)
             elif patience.must_collect:
                 # Views in reference cycles are held by nobody. Outside the lock: a collection may run any code.
                 patience.must_collect = False
@@ -235,23 +239,28 @@ class Pool:
             self._core = None
         core.is_doomed = True
         core.wake()
-        if not core.num_waiting:
+        if not core.waiting:
             core.finalizer()
 
-    def _wait(self, core: Core, timeout_s: float) -> None:
+    def _wait(self, core: Core, run: Run, timeout_s: float) -> None:
         begun_s = time.monotonic()
         try:
             core.wait(timeout_s)
         finally:
             now_s = time.monotonic()
+            self._leave(core, run)
             with self._lock:
-                core.num_waiting -= 1
                 if not core.is_doomed:
                     core.note_wait(now_s - max(begun_s, self._waited_until_s))
-                elif not core.num_waiting:
-                    core.finalizer()
-                    self._has_left.notify_all()
                 self._waited_until_s = now_s
+
+    def _leave(self, core: Core, run: Run) -> None:
+        """Ends the wait of a run's consumer; the last one closes a core that was thrown away."""
+        with self._lock:
+            core.waiting.discard(run)
+            if core.is_doomed and not core.waiting:
+                core.finalizer()
+                self._has_left.notify_all()
 
     def _close_runs(self, core: Core) -> None:
         """Closes the runs that are over, now if the lock is free; otherwise whoever works next does."""

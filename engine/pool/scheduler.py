@@ -26,7 +26,7 @@ from ..errors import (
 )
 from .grants import Grants
 from .items import Item, ItemState, Part, Run, Worker, is_strong
-from .messages import Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
+from .messages import CancelPart, Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
 
 if TYPE_CHECKING:
     from ..memory.slots import Slots
@@ -248,8 +248,11 @@ class Scheduler(Grants):
             item.is_verified = event.is_verified
             size, guess = event.size, self._guess_bytes
             self._guess_bytes = min(size, self._max_guess_bytes) if size > guess else max(guess - (guess >> 6), _MIN_GUESS_BYTES)
+            slot = item.slot
             if event.received != size:
                 self._fail(item, TruncatedBodyError(f"{event.received} of {size} bytes came", uri=item.uri))
+            elif slot is None or not 0 <= size <= slot.nbytes:
+                self._fail(item, InternalError(f"a worker claims {size} bytes where there is no room for them", uri=item.uri))
         else:
             self._check_part(item, part, event)
         item.num_unfinished -= 1
@@ -268,9 +271,10 @@ class Scheduler(Grants):
 
     def _on_failed(self, part: Part, error: S3dlioError) -> None:
         self._end_part(part)
-        part.item.worker = part.worker
-        self._fail(part.item, error)
-        self._finish_part(part.item)
+        item = part.item
+        item.worker = part.worker
+        self._fail(item, error)
+        self._finish_part(item)
 
     def _on_cancelled(self, part: Part) -> None:
         self._end_part(part)
@@ -282,6 +286,10 @@ class Scheduler(Grants):
         item = part.item
         if item.is_withdrawn or part.is_wanting:
             return  # a CancelPart or a SupplySpace is on its way to it
+        if event.end < 0:
+            self._fail(item, InternalError(f"a worker wants room for {event.end} bytes", uri=item.uri))
+            self._workers[part.worker].commands.append(CancelPart(part.id))
+            return
         if item.is_suspect and item.num_parts == 1:
             # It would keep its worker from all others for as long as there is no room. It comes again when there is.
             item.room = event.end
