@@ -5,10 +5,13 @@ whoever comes first, and the others are woken. A generator that is dropped anywh
 holds the lock, only notes that its run is over.
 
 Forks: a child inherits a copy of everything and may use none of it. It forgets the core without a word, and makes its own at first use.
+
+The end of the interpreter: pools are closed before modules go. Daemon threads that read go on until then, and never learn of it.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import threading
@@ -77,6 +80,7 @@ class Pool:
     def _open(self) -> Core:
         core = Core(self._settings, self._settings.procs, self._settings.jobs, self._lock)
         core.finalizer = weakref.finalize(self, _close_core, core, os.getpid())
+        core.finalizer.atexit = False  # `_close_all` does it, for pools, which then know that they are closed
         self._core = core
         return core
 
@@ -140,6 +144,9 @@ class Pool:
                 yield taken
                 # What was handed out is the caller's alone: nothing here may keep a view.
                 del taken
+        except PoolClosedError:
+            _rest_at_exit()
+            raise
         finally:
             self._over.append(run)
             if run in core.waiting:
@@ -335,10 +342,12 @@ class Pool:
 
     def _check_open(self) -> None:
         if self._is_closed:
+            _rest_at_exit()
             raise PoolClosedError("the pool was closed")
 
     def _check_use(self, core: Core) -> None:
-        self._check_open()
+        if self._is_closed:
+            raise PoolClosedError("the pool was closed")
         if self._core is not core:
             raise PoolClosedError("this iteration cannot go on, after a fork or an interruption of the pool; fetch anew")
 
@@ -386,6 +395,27 @@ def _close_core(core: Core, pid: int) -> None:
     if os.getpid() == pid:
         core.close()
 
+
+_is_exiting = threading.Event()
+
+
+def _close_all() -> None:
+    """At the end of the interpreter, when all threads but daemons have ended."""
+    _is_exiting.set()
+    for pool in list(_pools):
+        pool.close()
+
+
+def _rest_at_exit() -> None:
+    """Lets a daemon thread wait for its end, which is near: an error would be all that the user saw of it, as a traceback.
+
+    Python does the same to a daemon thread that wants the GIL a moment later. Source: `PyEval_RestoreThread`.
+    """
+    if _is_exiting.is_set() and threading.current_thread().daemon:
+        threading.Event().wait()
+
+
+atexit.register(_close_all)
 
 _inherited: list[Core] = []
 
