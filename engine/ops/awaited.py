@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import S3dlioError
-from ..pool.awaited import async_fetcher, in_thread, side_by_side
+from ..pool.awaited import async_fetcher
+from ..pool.in_threads import in_thread, side_by_side
 from ..pool.rooms import new_view_fetch
 from ..stores.base import arun_pages
 from . import objects

@@ -22,24 +22,24 @@ import os
 import threading
 import time
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from ..config import settings
 from ..errors import InternalError, S3dlioError, describe
-from ..fetch.local import read_piece
 from ..fetch.loop import FetchLoop
-from ..fetch.request import Fetch, State
+from ..fetch.request import Fetch
 from ..stores.base import AsyncRunner, Operation, Store, arun, run
 from ..stores.registry import is_open, locate
 from ..types import ObjectRef
+from .in_threads import in_thread, read_locally, side_by_side
 from .inline import inline_fetcher, make_fetches
-from .rooms import Rooms, ViewFetch, process_rooms
+from .lanes import Batch, Lane
+from .rooms import ViewFetch, process_rooms
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -47,78 +47,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_LOCAL_THREADS: Final = 4
-"""Threads that one call on many local files reads from at once."""
 _HASHED_AT_ONCE_BYTES: Final = 1 << 20
 """What is longer is signed in a thread: SHA-256 takes 0.6 ms per MiB."""
-
-
-class _Lane:
-    """Requests that share a limit. `run` is an `AsyncRunner`."""
-
-    def __init__(self, fetcher: AsyncFetcher, limit: int) -> None:
-        self.fetcher = fetcher
-        self.limit = limit
-        self.num_under_way = 0
-        self.waiting: OrderedDict[Fetch, Callable[[Fetch], None]] = OrderedDict()
-        """Requests that are to be started, with who is to be told of their end."""
-
-    async def run(self, fetch: Fetch) -> Fetch:
-        """Drives one request to its end and returns it; a `ViewFetch` has its view then.
-
-        Raises:
-            S3dlioError: The request's error.
-        """
-        fetcher = self.fetcher
-        if fetcher.is_closed:
-            # `shutdown` came between two requests of a call.
-            return await async_fetcher().run(fetch)
-        future = asyncio.get_running_loop().create_future()
-        self.waiting[fetch] = partial(_wake, future)
-        try:
-            fetcher.kick()
-            await future
-        except BaseException:
-            fetcher.cancel(self, fetch)
-            raise
-        error, fetch.error = fetch.error, None
-        if error is None and isinstance(fetch, ViewFetch):
-            fetch.view = fetcher.rooms.result(fetch)
-        if error is not None:
-            if isinstance(fetch, ViewFetch):
-                # The error's traceback keeps this frame, and should not keep the memory.
-                fetch.forget()
-            raise error
-        return fetch
-
-
-class _Batch:
-    """A call on many objects: one future for all, since a task that is woken for each costs half as much as the object itself.
-
-    It must be no part of a cycle: the results' memory would wait for the collector, and the next batch for fresh memory (twice the time).
-    """
-
-    def __init__(self, rooms: Rooms, lane: _Lane, todo: Iterator[ViewFetch], results: list[Any]) -> None:
-        self._rooms = rooms
-        self._lane = lane
-        self._todo = todo
-        self._results = results
-        self.is_done = asyncio.get_running_loop().create_future()
-
-    def begin(self) -> bool:
-        """Puts the first requests into the lane; returns whether there are any."""
-        for fetch in islice(self._todo, self._lane.limit):
-            self._lane.waiting[fetch] = self._on_end
-        return bool(self._lane.waiting)
-
-    def _on_end(self, fetch: Fetch) -> None:
-        self._results[fetch.token] = _outcome(self._rooms, cast("ViewFetch", fetch))
-        lane = self._lane
-        following = None if lane.fetcher.is_closed else next(self._todo, None)
-        if following is not None:
-            lane.waiting[following] = self._on_end
-        elif not lane.num_under_way and not lane.waiting:
-            _wake(self.is_done)
 
 
 class AsyncFetcher:
@@ -129,8 +59,8 @@ class AsyncFetcher:
         self.rooms = process_rooms()
         self._fetch_loop = FetchLoop(settings(), 1)
         self._fetch_loop.grant = self.rooms.grant
-        self._lanes: list[_Lane] = []
-        self._under_way: dict[Fetch, tuple[_Lane, Callable[[Fetch], None]]] = {}
+        self._lanes: list[Lane] = []
+        self._under_way: dict[Fetch, tuple[Lane, Callable[[Fetch], None]]] = {}
         """What the fetch loop owes, and who is to be told of its end."""
         self._seen_s = 0.0
         """When the fetch loop was polled last."""
@@ -148,6 +78,10 @@ class AsyncFetcher:
         loop.add_reader(self._fetch_loop.fileno(), _Reader(self))
 
     # What the verbs call.
+
+    def successor(self) -> AsyncFetcher:
+        """Returns the one to go on with, where this one is closed."""
+        return async_fetcher()
 
     @property
     def run(self) -> AsyncRunner:
@@ -167,7 +101,7 @@ class AsyncFetcher:
             await self._once(("renew", store.root), store.renew)
         return store, key
 
-    async def operate(self, store: Store, operation: Operation[T], lane: _Lane | None = None) -> T:
+    async def operate(self, store: Store, operation: Operation[T], lane: Lane | None = None) -> T:
         """Drives an operation of `store` to its end, in the lane of single verbs or in `lane`, and returns its result.
 
         Raises:
@@ -200,7 +134,7 @@ class AsyncFetcher:
         if fetch.wire.is_local:
             results: list[Any] = [None]
             fetch.token = 0
-            await _read_locally(self.rooms, deque((fetch,)), results, 1)
+            await read_locally(self.rooms, deque((fetch,)), results, 1)
             if isinstance(results[0], S3dlioError):
                 raise results[0]
             found: BytesView = results[0]
@@ -221,12 +155,12 @@ class AsyncFetcher:
         local = make_fetches(((index, uri) for index, uri, is_local in numbered if is_local), results)
         await side_by_side(
             self._fetch_remote(remote, results, max_in_flight),
-            _read_locally(self.rooms, deque(local), results, max_in_flight),
+            read_locally(self.rooms, deque(local), results, max_in_flight),
         )
         return results
 
     @contextmanager
-    def lane(self, limit: int) -> Iterator[_Lane]:
+    def lane(self, limit: int) -> Iterator[Lane]:
         """Opens a lane for a call on many objects; what is in it at the end is cancelled."""
         lane = self._open_lane(limit)
         try:
@@ -238,7 +172,7 @@ class AsyncFetcher:
             self._lanes.remove(lane)
             self._limit()
 
-    def cancel(self, lane: _Lane, fetch: Fetch) -> None:
+    def cancel(self, lane: Lane, fetch: Fetch) -> None:
         """Ends a request that nobody awaits any more, if it has not ended by itself."""
         if lane.waiting.pop(fetch, None) is None and self._under_way.pop(fetch, None) is not None:
             lane.num_under_way -= 1
@@ -263,10 +197,10 @@ class AsyncFetcher:
     async def _fetch_remote(self, todo: Iterator[ViewFetch], results: list[Any], max_in_flight: int) -> None:
         if self.is_closed:
             # `shutdown` came while the buckets were opened.
-            await async_fetcher()._fetch_remote(todo, results, max_in_flight)
+            await self.successor()._fetch_remote(todo, results, max_in_flight)
             return
         with self.lane(max_in_flight) as lane:
-            batch = _Batch(self.rooms, lane, todo, results)
+            batch = Batch(self.rooms, lane, todo, results)
             if batch.begin():
                 self.kick()
                 await batch.is_done
@@ -434,8 +368,8 @@ class AsyncFetcher:
         """In a forked child: lets go of the connections without touching them."""
         self.is_closed = True
 
-    def _open_lane(self, limit: int) -> _Lane:
-        lane = _Lane(self, limit)
+    def _open_lane(self, limit: int) -> Lane:
+        lane = Lane(self, limit)
         self._lanes.append(lane)
         self._limit()
         return lane
@@ -465,71 +399,8 @@ class _Reader:
         self._fetcher.close()
 
 
-class _LocalReads:
-    """Reads of local files, piece by piece, by as many threads as call `work`, until nobody wants them any more."""
-
-    def __init__(self, rooms: Rooms, todo: deque[ViewFetch], results: list[Any]) -> None:
-        self._rooms = rooms
-        self._todo = todo
-        self._results = results
-        self.is_wanted = True
-
-    def work(self) -> None:
-        """Reads what is left; runs in a thread."""
-        limits = settings()
-        with suppress(IndexError):  # nothing is left
-            while self.is_wanted:
-                fetch = self._todo.popleft()
-                self._rooms.guess((fetch,))
-                while self.is_wanted:
-                    read_piece(fetch, self._rooms.grant, limits)
-                    if fetch.state >= State.DONE:
-                        self._results[fetch.token] = _outcome(self._rooms, fetch)
-                        break
-
-
-async def _read_locally(rooms: Rooms, todo: deque[ViewFetch], results: list[Any], max_threads: int) -> None:
-    reads = _LocalReads(rooms, todo, results)
-    try:
-        await side_by_side(*(in_thread(reads.work) for _ in range(min(len(todo), max_threads, _LOCAL_THREADS))))
-    finally:
-        reads.is_wanted = False
-
-
-async def side_by_side(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Runs coroutines as tasks. Where one raises, or the caller is cancelled, the others are cancelled; it returns when all have ended."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for coroutine in coroutines:
-                group.create_task(coroutine)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls `function` in the executor of the running event loop, which bounds its threads and ends them with itself."""
-    return await asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))
-
-
-def _outcome(rooms: Rooms, fetch: ViewFetch) -> BytesView | S3dlioError:
-    error, fetch.error = fetch.error, None
-    if error is None:
-        try:
-            return rooms.result(fetch)
-        except S3dlioError as none_left:
-            error = none_left
-    fetch.forget()
-    return error
-
-
 def _broken_off(uri: str | None, cause: BaseException) -> InternalError:
     return InternalError("what this event loop had under way was broken off", uri=uri, cause=describe(cause))
-
-
-def _wake(future: asyncio.Future[None], _fetch: Fetch | None = None) -> None:
-    # Not if it was cancelled in this very turn.
-    if not future.done():
-        future.set_result(None)
 
 
 def _root(ref: ObjectRef | str) -> str:

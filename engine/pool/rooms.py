@@ -103,6 +103,17 @@ class Rooms:
             exact.data[:] = view[:num].data
         return exact
 
+    def outcome(self, fetch: ViewFetch) -> BytesView | S3dlioError:
+        """Returns the view of a request that has ended, or its error."""
+        error, fetch.error = fetch.error, None
+        if error is None:
+            try:
+                return self.result(fetch)
+            except S3dlioError as none_left:
+                error = none_left
+        fetch.forget()
+        return error
+
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
         return self._exact_view(0)

@@ -397,14 +397,14 @@ def test_local_files_are_read_and_written_in_threads(run: Run, quick_settings: N
 def test_a_read_of_files_ends_between_two_pieces_when_nobody_wants_it(
     run: Run, quick_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from s3dlio.engine.pool import awaited
+    from s3dlio.engine.pool import in_threads
     from s3dlio.engine.stores import file
 
     monkeypatch.setattr(file, "_PIECE_BYTES", 1000)
     (tmp_path / "key").write_bytes(DATA)
     reached, go_on = threading.Event(), threading.Event()
     pieces: list[int] = []
-    real = awaited.read_piece
+    real = in_threads.read_piece
 
     def read_piece(*args: Any) -> None:
         pieces.append(1)
@@ -412,7 +412,7 @@ def test_a_read_of_files_ends_between_two_pieces_when_nobody_wants_it(
         assert go_on.wait(10)
         real(*args)
 
-    monkeypatch.setattr(awaited, "read_piece", read_piece)
+    monkeypatch.setattr(in_threads, "read_piece", read_piece)
 
     async def main() -> None:
         getting = asyncio.create_task(s3dlio.get_async(f"file://{tmp_path}/key"))
