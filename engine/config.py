@@ -7,6 +7,7 @@ in a file or in `configure` raises; an unknown `S3DLIO_*` variable warns, since 
 
 from __future__ import annotations
 
+import binascii
 import difflib
 import os
 import re
@@ -22,7 +23,8 @@ import s3dlio.configs
 from .errors import ConfigurationError
 
 _PREFIX = "S3DLIO_"
-_OWN_VARIABLES = frozenset({"S3DLIO_CONFIG"})
+_CUSTOMER_KEY = "S3DLIO_SSE_CUSTOMER_KEY"
+_OWN_VARIABLES = frozenset({"S3DLIO_CONFIG", _CUSTOMER_KEY})
 _UNITS = {"": 1, "b": 1} | {
     f"{letter}{suffix}": base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -55,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     min_throughput_bytes_s: int
     min_throughput_s: float
     verify_checksums: bool
+    fast_lane: bool
+    s3_requester_pays: bool
 
 
 _NAMES = Settings.__struct_fields__
@@ -113,6 +117,26 @@ def parse_size(text: int | str) -> int:
         if match and unit:
             return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
     raise ConfigurationError(f"{text!r} is not a size; write a number of bytes, or text as 256MiB")
+
+
+def sse_customer_key() -> str | None:
+    """Returns the key of yours that S3 encrypts objects with (SSE-C): 32 bytes in base64, from `S3DLIO_SSE_CUSTOMER_KEY`; None for none.
+
+    It is no setting, since settings are shown.
+
+    Raises:
+        ConfigurationError: It is no such key. The text does not show it.
+    """
+    text = os.environ.get(_CUSTOMER_KEY)
+    if not text:
+        return None
+    try:
+        is_good = len(binascii.a2b_base64(text.encode(), strict_mode=True)) == 32
+    except (binascii.Error, UnicodeEncodeError):
+        is_good = False
+    if not is_good:
+        raise ConfigurationError(f"{_CUSTOMER_KEY} must be a key of 32 bytes in base64")
+    return text
 
 
 def child_environment() -> dict[str, str]:

@@ -156,6 +156,13 @@ class RequestRejectedError(S3dlioError, OSError):
     """The store refused the request itself (a 4xx status with no class of its own, or a redirect)."""
 
 
+class BucketElsewhereError(RequestRejectedError):
+    """The bucket is in another region, or the store sends its clients somewhere else."""
+
+    region: str | None = None
+    """The region that the store named, for whoever can go there; it does not travel."""
+
+
 class ConfigurationError(S3dlioError, ValueError):
     """A setting or an argument has no meaning here; the text says which would."""
 

@@ -15,6 +15,7 @@ _HOME = {
     "s3dlio.engine.errors": (
         "AlreadyExistsError",
         "AuthenticationError",
+        "BucketElsewhereError",
         "CertificateError",
         "ChecksumMismatchError",
         "ConfigurationError",

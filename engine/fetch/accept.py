@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import InvalidRangeError, ObjectChangedError, ProtocolError
+from .checksums import RunningSum
 from .http1 import ResponseHead
 from .request import Fetch
 
@@ -112,3 +113,22 @@ def _note_size(fetch: Fetch, total: int | None) -> None:
         raise ObjectChangedError(f"the object has {total} bytes now, {fetch.size} were expected")
     if fetch.end is None or fetch.end > total:
         fetch.end = total
+
+
+def begin_sum(fetch: Fetch, head: ResponseHead) -> None:
+    """Has the object's bytes summed, if its head says what comes of it. A head that speaks of a range says that of the range."""
+    if head.checksum is not None and fetch.wants_checksum and head.status == 200 and not head.has_range and not fetch.received:
+        fetch.checksum = RunningSum(head.checksum)
+
+
+def check_sum(fetch: Fetch) -> None:
+    """Holds a complete object against its checksum, if it has one.
+
+    Raises:
+        ChecksumMismatchError: These are not its bytes.
+    """
+    # A part that was cut shorter on the way is no whole object any more.
+    if fetch.checksum is not None and fetch.received == fetch.size:
+        assert fetch.out is not None
+        fetch.checksum.check(fetch.out, fetch.received)
+        fetch.is_verified = True

@@ -23,8 +23,8 @@ from ..errors import (
     S3dlioError,
     TruncatedBodyError,
 )
-from .accept import accept, accept_whole
-from .checksums import RunningSum, raise_mismatch, sum_function
+from .accept import accept, accept_whole, begin_sum, check_sum
+from .checksums import raise_mismatch, sum_function
 from .head_buffer import HeadBuffer
 from .http1 import ChunkedBody, ResponseHead, has_body, parse_head
 from .origin import Site
@@ -201,7 +201,7 @@ class AnswerReceiver(HeadBuffer):
             if self._ends_here or not head.is_persistent:
                 self.close()
             return True
-        self._begin_sum(fetch, head)
+        begin_sum(fetch, head)
         self._reply = head
         self._filled = num
         self._left = length - num
@@ -228,7 +228,7 @@ class AnswerReceiver(HeadBuffer):
         if head.status >= 300 or fetch.is_exchange:
             return self._begin_private_body(fetch, head)
         plan = accept(fetch, head)
-        self._begin_sum(fetch, head)
+        begin_sum(fetch, head)
         if plan is None:
             return self._begin_chunks(head, MAX_CHUNKED_BYTES)
         self._skip, self._left, self._extra = plan
@@ -366,11 +366,6 @@ class AnswerReceiver(HeadBuffer):
         fetch.body = data[fetch.start + fetch.received - first : fetch.end - first]
         return self._place(fetch)
 
-    def _begin_sum(self, fetch: Fetch, head: ResponseHead) -> None:
-        """Has the object's bytes summed, if its head says what comes of it. A head that speaks of a range says that of the range."""
-        if head.checksum is not None and fetch.wants_checksum and head.status == 200 and not head.has_range and not fetch.received:
-            fetch.checksum = RunningSum(head.checksum)
-
     def _add_to_sum(self) -> None:
         fetch = self.fetch
         assert fetch is not None
@@ -378,23 +373,6 @@ class AnswerReceiver(HeadBuffer):
         if running is not None and not self._is_error:
             assert fetch.out is not None
             running.add(fetch.out, fetch.received + self._filled)
-
-    def _check_sum(self, fetch: Fetch, running: RunningSum) -> None:
-        """Holds a complete object against its checksum.
-
-        Raises:
-            ChecksumMismatchError: These are not its bytes. The connection is closed: it may be what changed them.
-        """
-        # A part that was cut shorter on the way is no whole object any more.
-        if fetch.received != fetch.size:
-            return
-        assert fetch.out is not None
-        try:
-            running.check(fetch.out, fetch.received)
-        except ChecksumMismatchError:
-            self.close()
-            raise
-        fetch.is_verified = True
 
     def _count(self) -> None:
         """Adds what has been received to the fetch's own count, once. Progress, if it can be built upon: a version is known."""
@@ -428,7 +406,12 @@ class AnswerReceiver(HeadBuffer):
         elif fetch.end is not None and fetch.start + fetch.received < fetch.end:
             raise TruncatedBodyError(f"the server sent {fetch.received} bytes of {fetch.end - fetch.start}")
         elif fetch.checksum is not None:
-            self._check_sum(fetch, fetch.checksum)
+            try:
+                check_sum(fetch)
+            except ChecksumMismatchError:
+                # The connection may be what changed them.
+                self.close()
+                raise
         return True
 
     def _deliver(self, fetch: Fetch, head: ResponseHead, body: memoryview | bytearray | None) -> None:

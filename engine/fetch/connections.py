@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ..errors import ConnectFailedError
 from . import names
 from .connection import Connection
+from .mailbox import Mailbox
 from .origin import Address, Origin, Site
 from .request import Fetch
 
@@ -20,7 +21,7 @@ class Connections:
     """The idle connections of a loop, all of them in its epoll set: a server that closes one is noticed."""
 
     def __init__(
-        self, epoll: select.epoll, grant: Callable[[Fetch], memoryview | None], watch: Callable[[names.Mailbox], None]
+        self, epoll: select.epoll, grant: Callable[[Fetch], memoryview | None], watch: Callable[[Mailbox[names.Name]], None]
     ) -> None:
         """Begins with none.
 
@@ -32,7 +33,7 @@ class Connections:
         self._epoll = epoll
         self._grant = grant
         self._watch = watch
-        self.mailbox: names.Mailbox | None = None
+        self.mailbox: Mailbox[names.Name] | None = None
         """Hears when names have been looked up; None as long as there was nothing to look up."""
         self._sites: dict[Origin, Site] = {}
         self._by_fd: dict[int, Connection] = {}
@@ -79,7 +80,7 @@ class Connections:
         is_old = found is None or found.until_s <= time.monotonic()
         if is_old:
             if self.mailbox is None:
-                self.mailbox = names.Mailbox()
+                self.mailbox = Mailbox()
                 self._watch(self.mailbox)
             names.ask(origin, self.mailbox)
         if found is None or (is_old and not found.addresses):

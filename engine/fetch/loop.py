@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConnectFailedError, S3dlioError, StoreTimeoutError, ThrottledError
+from ..errors import BucketElsewhereError, ConnectFailedError, S3dlioError, StoreTimeoutError, ThrottledError
 from .answer import Phase
 from .backlog import Backlog
 from .connection import Connection
@@ -33,8 +33,10 @@ from .request import Fetch, State
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from .names import Mailbox
+    from .mailbox import Mailbox
+    from .names import Name
     from .origin import Origin
+    from .sdk_lane import SdkLane
 
 _SWEEP_S: Final = 0.25
 """How often timeouts are judged; their error is at most this."""
@@ -68,6 +70,8 @@ class FetchLoop:
         self._queue = self._backlog.queue
         self._throttles = self._backlog.throttles
         self._local: deque[Fetch] = deque()
+        self._sdk: SdkLane | None = None
+        """Requests that an SDK makes, once there was one."""
         self._parked: dict[int, Connection] = {}
         """By descriptor: connections whose fetch wants space, muted. They do not count against the limit: what they wait for may be
         held by requests in the queue, which would otherwise wait for them."""
@@ -83,7 +87,7 @@ class FetchLoop:
     @property
     def num_unfinished(self) -> int:
         """Requests that `poll` still owes."""
-        waiting = len(self._backlog) + len(self._local)
+        waiting = len(self._backlog) + len(self._local) + (0 if self._sdk is None else len(self._sdk))
         return len(self._active) + len(self._parked) + waiting + len(self._finished)
 
     @property
@@ -123,6 +127,8 @@ class FetchLoop:
         fetch.deadline_s = self._now + self.limits.deadline_s
         if fetch.wire.is_local:
             self._local.appendleft(fetch)
+            return
+        if self._sdk is not None and self._sdk.supply(fetch):
             return
         connection = self._connection_of(fetch)
         if connection is None:
@@ -216,6 +222,8 @@ class FetchLoop:
         self._parked.clear()
         self._backlog.clear()
         self._local.clear()
+        if self._sdk is not None:
+            self._sdk.close()
         self._finished.clear()
         self._epoll.close()
 
@@ -223,6 +231,9 @@ class FetchLoop:
 
     def _begin(self, fetch: Fetch) -> None:
         fetch.begin(self._now + self.limits.deadline_s, self.limits.verify_checksums)
+        if fetch.wire.origin is None:
+            self._begin_by_sdk(fetch)
+            return
         try:
             # Before there is a connection: what cannot even be asked for costs none.
             request = fetch.build()
@@ -245,11 +256,25 @@ class FetchLoop:
         if connection.phase is not _HEAD:
             self._epoll.modify(connection.fd, _WRITE)
 
+    def _begin_by_sdk(self, fetch: Fetch) -> None:
+        if self._sdk is None:
+            # Here, since hardly any process needs it.
+            from .sdk_lane import SdkLane
+
+            self._sdk = SdkLane(self.watch, self._grant, self._on_sdk_change, self._retry)
+        self._sdk.begin(fetch)
+
+    def _on_sdk_change(self, fetch: Fetch) -> None:
+        if fetch.state is _DONE:
+            self._finish(fetch, _DONE)
+        else:
+            self._finished.append(fetch)
+
     def _num_active(self, origin: Origin) -> int:
         return sum(connection.site.origin == origin for connection in self._active.values())
 
-    def _watch_names(self, mailbox: Mailbox) -> None:
-        self.watch(mailbox.fd, lambda: self._backlog.release_named(mailbox.take()))
+    def _watch_names(self, mailbox: Mailbox[Name]) -> None:
+        self.watch(mailbox.fd, lambda: self._backlog.release_named({*mailbox.take()}))
 
     def _send(self, connection: Connection) -> bool:
         is_sent = connection.send()
@@ -332,6 +357,9 @@ class FetchLoop:
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
+        if isinstance(error, BucketElsewhereError) and fetch.hand_over():
+            self._queue.appendleft(fetch)
+            return
         if not fetch.is_resumable:
             fetch.received = 0
             fetch.checksum = None
@@ -383,6 +411,8 @@ class FetchLoop:
 
     def _forget(self, fetch: Fetch) -> None:
         self._backlog.forget(fetch)
+        if self._sdk is not None:
+            self._sdk.forget(fetch)
         if fetch in self._local:
             self._local.remove(fetch)
         if fetch in self._finished:
@@ -400,7 +430,7 @@ class FetchLoop:
         if self._finished or self._local:
             return 0.0
         wait_s = 3600.0 if timeout_s is None else timeout_s
-        if wait_s > _SWEEP_S and (self._active or self._backlog.nameless):
+        if wait_s > _SWEEP_S and (self._active or self._backlog.nameless or self._sdk):
             wait_s = _SWEEP_S
         return min(wait_s, max(0.0, self._backlog.due_s - self._now))
 
@@ -424,6 +454,8 @@ class FetchLoop:
                 self._on_failure(connection, StoreTimeoutError("the request did not end before its deadline"))
             elif waits_s > limit_s:
                 self._on_failure(connection, StoreTimeoutError(f"{what} within {limit_s:g} s"))
+        if self._sdk is not None:
+            self._sdk.sweep(self._now)
         self._idle.oldest_s = time.monotonic() - limits.idle_connection_s
         self._idle.drop_old()
 

@@ -5,7 +5,7 @@ Rules:
 * A name is looked up once for all loops of the process, and again when what was found is a minute old; until the new answer is here the
   old one is used. A failure is kept for a second, so that many requests share it.
 * An address in numbers is never looked up.
-* A loop is told through its `Mailbox`: a list of what has arrived, and an eventfd that wakes its epoll set.
+* A loop is told through its `Mailbox`.
 
 `getaddrinfo` cannot be interrupted, so a thread may outlast whoever asked; it ends by itself, and holds nothing but its mailboxes.
 """
@@ -16,15 +16,16 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from typing import Final, NamedTuple
 
+from .mailbox import Mailbox
 from .origin import Address, Origin
 
 _TTL_S: Final = 60.0
 _FAILURE_TTL_S: Final = 1.0
 
-_Key = tuple[str, int]
+Name = tuple[str, int]
+"""Host and port."""
 
 
 class Found(NamedTuple):
@@ -38,45 +39,13 @@ class Found(NamedTuple):
     """How long it holds, by the monotonic clock."""
 
 
-class Mailbox:
-    """Where a loop hears that lookups are over."""
-
-    def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        """Readable when something has arrived."""
-        self._arrived: deque[_Key] = deque()
-        self._lock = threading.Lock()
-        self._is_closed = False
-
-    def post(self, key: _Key) -> None:
-        """Called by the thread of a lookup."""
-        with self._lock:
-            if not self._is_closed:
-                self._arrived.append(key)
-                os.eventfd_write(self.fd, 1)
-
-    def take(self) -> set[_Key]:
-        """Returns (host, port) of what has been looked up since the last call."""
-        with self._lock:
-            os.eventfd_read(self.fd)
-            arrived = {*self._arrived}
-            self._arrived.clear()
-        return arrived
-
-    def close(self) -> None:
-        """Hears nothing any more."""
-        with self._lock:
-            self._is_closed = True
-            os.close(self.fd)
-
-
 class _Names:
     """What this process knows of names."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.found: dict[_Key, Found] = {}
-        self.asking: dict[_Key, list[Mailbox]] = {}
+        self.found: dict[Name, Found] = {}
+        self.asking: dict[Name, list[Mailbox[Name]]] = {}
         """Lookups under way, and who is to be told."""
 
 
@@ -92,7 +61,7 @@ def known(origin: Origin) -> Found | None:
     return found
 
 
-def ask(origin: Origin, mailbox: Mailbox) -> None:
+def ask(origin: Origin, mailbox: Mailbox[Name]) -> None:
     """Has a name looked up, unless that is under way; `mailbox` hears when it is over."""
     key = (origin.host, origin.port)
     names = _names
@@ -120,7 +89,7 @@ def forget() -> None:
 os.register_at_fork(after_in_child=forget)
 
 
-def _look_up(names: _Names, key: _Key) -> None:
+def _look_up(names: _Names, key: Name) -> None:
     found = _resolve(*key, 0)
     with names.lock:
         old = names.found.get(key)

@@ -51,6 +51,11 @@ class Wire(Protocol):
         ...
 
 
+    def successor(self) -> Any:
+        """Returns the wire that takes over after a `BucketElsewhereError`, or None."""
+        ...
+
+
 class LocalWire(Protocol):
     """The half of a store whose reads need no network: executed by the loop, one after the other."""
 
@@ -179,6 +184,14 @@ class Fetch:
         """Whether the rest of a broken body could be told to be of the same version: not without an ETag, nor with a weak one."""
         return self.version is not None and not self.version.startswith("W/")
 
+    def hand_over(self) -> bool:
+        """Has the wire say by which other one the object is reached; returns whether there is any."""
+        other = self.wire.successor()
+        if other is None:
+            return False
+        self.wire = other
+        return True
+
     def restart(self) -> None:
         """Forgets what was received and learnt."""
         self.received = 0
@@ -214,3 +227,7 @@ class Exchange(Fetch):
 
     def build(self) -> bytes:
         return self.make()
+
+    def hand_over(self) -> bool:
+        """Whoever made the request must make another one."""
+        return False

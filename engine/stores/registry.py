@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InternalError, UnsupportedError
 from ..fetch import names
+from ..fetch.threads import end_threads
 from ..uri import FILE_SCHEMES, parse_uri
 from .base import Store
 from .file import FileSpec, FileStore, FileWire
@@ -82,6 +83,10 @@ def open_wire(spec: Spec) -> Any:
     if isinstance(spec, FileSpec):
         return FileWire()
     if isinstance(spec, S3Spec):
+        if spec.slow_because is not None:
+            from .s3_sdk import S3SdkWire
+
+            return S3SdkWire(spec)
         from .s3_wire import S3Wire
 
         return S3Wire(spec)
@@ -96,6 +101,7 @@ def forget_stores() -> None:
         _stores.clear()
     reset()
     names.forget()
+    end_threads()
     # Only if there was an https endpoint: ssl takes 15 ms to import.
     tls = sys.modules.get("s3dlio.engine.fetch.tls")
     if tls is not None:

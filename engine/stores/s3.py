@@ -1,29 +1,30 @@
-"""`s3://` in the calling process: stat, list, put and delete, all on the fast lane."""
+"""`s3://` in the calling process: who asks, and by which lane."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from ..errors import AuthenticationError, NotFoundError, ProtocolError, S3dlioError
-from ..fetch.http1 import ResponseHead
-from ..fetch.request import Exchange
-from ..types import ListEntry, ObjectInfo
+from ..errors import AuthenticationError, BucketElsewhereError, S3dlioError
+from ..types import ObjectInfo
 from .base import Listing, Operation
 from .renewal import Renewal
 from .s3_config import resolve_bucket
-from .s3_wire import S3Wire
-from .s3_xml import parse_list_page
+from .s3_ops import S3Operations
+from .s3_wire import ELSEWHERE, S3Wire
 
-_METADATA = b"x-amz-meta-"
+if TYPE_CHECKING:
+    from .s3_sdk import S3SdkOperations, S3SdkWire
+
+T = TypeVar("T")
+
 _log = logging.getLogger("s3dlio")
 _here: weakref.WeakSet[S3Store] = weakref.WeakSet()
 
@@ -35,7 +36,13 @@ class S3Store:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
         self.spec = resolve_bucket(self.bucket)
-        self.wire = S3Wire(self.spec, self.renew, self.expire)
+        self.wire: S3Wire | S3SdkWire
+        self._lane: S3Operations | S3SdkOperations
+        if self.spec.slow_because is None:
+            self.wire = S3Wire(self.spec, self.renew, self.expire)
+            self._lane = S3Operations(root, self.wire)
+        else:
+            self._take_slow_lane()
         self._renewal = Renewal(self.spec.expires_at_s, _now_s())
         self._renewing = threading.Lock()
         _here.add(self)
@@ -72,6 +79,8 @@ class S3Store:
                 return  # somebody else has just done it
             self._renewal.note_failure(_now_s())  # whatever happens, it is not tried again at once
             spec = resolve_bucket(self.bucket, anew=is_refused)
+            if self.spec.slow_because is not None:
+                spec = msgspec.structs.replace(spec, slow_because=self.spec.slow_because)
             if spec.access_key is None:
                 raise AuthenticationError("there are no credentials any more", uri=self.root)
             if is_refused and (spec.access_key, spec.token) == (self.spec.access_key, self.spec.token):
@@ -87,58 +96,49 @@ class S3Store:
         finally:
             self._renewing.release()
 
-    def _exchange(self, method: str, key: str, params: tuple[tuple[str, str], ...] = ()) -> Exchange:
-        make = partial(self.wire.request, method, key, params)
-        return Exchange(None, self.root + key, self.wire, method, make)
+    def _take_slow_lane(self) -> None:
+        from .s3_sdk import S3SdkOperations, S3SdkWire
+
+        self.wire = S3SdkWire(self.spec, self.renew, self.expire)
+        self._lane = S3SdkOperations(self.root, self.wire)
+
+    def _move(self) -> None:
+        """The bucket is not where it should be: from now on botocore looks for it, for workers too."""
+        if self.spec.slow_because is None:
+            self.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
+            self._take_slow_lane()
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
-        """As `Store.stat`, by HEAD."""
-        if not key:
-            raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        fetch = yield self._exchange("HEAD", key)
-        assert fetch.reply is not None
-        return _info(self.root + key, fetch.reply)
+        """As `Store.stat`."""
+        return self._by_lane(lambda lane: lane.stat(key))
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
-
-        Raises:
-            ProtocolError: The server gave a continuation token twice, so the listing would never end.
-        """
-        base: tuple[tuple[str, str], ...] = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
-        if not recursive:
-            base += (("delimiter", "/"),)
-        token: str | None = None
-        seen: set[str] = set()
-        while True:
-            params = base if token is None else (*base, ("continuation-token", token))
-            fetch = yield self._exchange("GET", "", params)
-            assert fetch is not None
-            page = parse_list_page(bytes(fetch.body), self.root)
-            entries = page.entries + [ListEntry(child) for child in page.prefixes]
-            if entries:
-                yield entries
-            token = page.next_token
-            if token is None:
-                return
-            if token in seen:
-                raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
-            seen.add(token)
+        """As `Store.list_pages`; pages come when they are asked for."""
+        # A bucket that is elsewhere says so at the first page, before anything was yielded.
+        try:
+            yield from self._lane.list_pages(prefix, recursive)
+        except BucketElsewhereError:
+            if self.spec.slow_because is not None:
+                raise
+            self._move()
+            yield from self._lane.list_pages(prefix, recursive)
 
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
-        payload_hash = hashlib.sha256(data).hexdigest()
-        make = partial(self.wire.put, key, data, payload_hash)
-        yield Exchange(None, self.root + key, self.wire, "PUT", make)
+        return self._by_lane(lambda lane: lane.put(key, data))
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""
+        return self._by_lane(lambda lane: lane.delete(key))
+
+    def _by_lane(self, begin: Callable[[S3Operations | S3SdkOperations], Operation[T]]) -> Operation[T]:
         try:
-            yield self._exchange("DELETE", key)
-        except NotFoundError as error:
-            # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
-            if error.message.startswith("NoSuchBucket"):
+            return (yield from begin(self._lane))
+        except BucketElsewhereError:
+            if self.spec.slow_because is not None:
                 raise
+        self._move()
+        return (yield from begin(self._lane))
 
 
 def _renew_locks() -> None:
@@ -152,35 +152,3 @@ os.register_at_fork(after_in_child=_renew_locks)
 
 def _now_s() -> float:
     return datetime.now(UTC).timestamp()
-
-
-def _info(uri: str, head: ResponseHead) -> ObjectInfo:
-    get = head.get
-    if head.length is None:
-        raise ProtocolError("the answer to HEAD has no Content-Length", uri=uri, status=head.status)
-    modified = get(b"last-modified")
-    etag = head.etag
-    return ObjectInfo(
-        uri=uri,
-        size=head.length,
-        version=etag,
-        etag=etag,
-        last_modified=parsedate_to_datetime(modified).strftime("%Y-%m-%dT%H:%M:%SZ") if modified else None,
-        content_type=get(b"content-type"),
-        content_language=get(b"content-language"),
-        content_encoding=get(b"content-encoding"),
-        cache_control=get(b"cache-control"),
-        content_disposition=get(b"content-disposition"),
-        expires=get(b"expires"),
-        storage_class=get(b"x-amz-storage-class") or "STANDARD",
-        server_side_encryption=get(b"x-amz-server-side-encryption"),
-        ssekms_key_id=get(b"x-amz-server-side-encryption-aws-kms-key-id"),
-        sse_customer_algorithm=get(b"x-amz-server-side-encryption-customer-algorithm"),
-        version_id=get(b"x-amz-version-id"),
-        replication_status=get(b"x-amz-replication-status"),
-        metadata={
-            name[len(_METADATA) :].decode("latin-1"): value.decode("utf-8", "replace")
-            for name, value in head.headers.items()
-            if name.startswith(_METADATA)
-        },
-    )

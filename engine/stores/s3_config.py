@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
+from ..config import settings, sse_customer_key
 from ..errors import UnsupportedError
 from .s3_endpoint import Place, needs_botocore, parse_endpoint, place_by_path, place_of_request
 from .s3_errors import translated_errors
@@ -32,6 +33,31 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _log = logging.getLogger("s3dlio")
+
+
+class SdkOptions(msgspec.Struct, frozen=True, array_like=True):
+    """What botocore must be told to make the same requests in any process."""
+
+    bucket: str
+    region: str | None
+    """None leaves it to botocore."""
+    endpoint_url: str | None
+    """None is AWS."""
+    section: dict[str, Any]
+    """The `s3` section of the profile."""
+    proxies: dict[str, str]
+    """By scheme; a proxy's URL may hold a password."""
+    requester_pays: bool
+    sse_customer_key: str | None
+    """In base64."""
+    connect_timeout_s: float
+    read_timeout_s: float
+
+    def __repr__(self) -> str:
+        return f"SdkOptions({self.bucket!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("bucket", self.bucket)]
 
 
 class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
@@ -62,6 +88,10 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     """Where the credentials came from, in words for an error; None for none."""
     is_stale: bool = False
     """Whether the store has refused them as expired, and no others were to be had."""
+    sdk: SdkOptions | None = None
+    """For the SDK lane; always there but in tests."""
+    slow_because: str | None = None
+    """Why requests go by the SDK lane, in words; None for the fast lane."""
 
     def __repr__(self) -> str:
         identity = "anonymous" if self.access_key is None else "signed"
@@ -132,19 +162,19 @@ def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
     Raises:
         AuthenticationError: Credentials are configured, but incomplete or not to be had.
         ConfigurationError: A profile, a region or an endpoint makes no sense, or no bucket can have this name.
-        UnsupportedError: The bucket needs another signature than SigV4 for `s3` (directory buckets, multi-region access points).
     """
     root = f"s3://{bucket}/"
     chain = _chain
     with chain.lock, translated_errors(root):
         session = (None if anew else chain.session) or _new_session(chain)
-        place = _find_place(session, bucket)
+        place, sdk, slow_because = _find_place(session, bucket)
         keys = _load_keys(session)
         ca_bundle = _find_certificates(session) if place.scheme == "https" else None
         chain.session = session if keys.expires_at_s is not None else None
         if keys.access_key is None:
             _note_anonymous(chain)
-    return S3Spec(root, *place, keys.access_key, keys.secret_key, keys.token, keys.expires_at_s, ca_bundle, keys.source)
+    who = (keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
+    return S3Spec(root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because)
 
 
 def _new_session(chain: _Chain) -> Session:
@@ -240,16 +270,50 @@ def _region_of(session: Session, endpoint: str | None) -> str | None:
     return region or ("us-east-1" if endpoint is not None else None)
 
 
-def _find_place(session: Session, bucket: str) -> Place:
-    if bucket.endswith("--x-s3"):
-        # botocore would ask for a session here, over the network, and at a custom endpoint too.
-        raise UnsupportedError("a directory bucket (S3 Express) needs session signatures, which s3dlio does not make")
+def _find_place(session: Session, bucket: str) -> tuple[Place, SdkOptions, str | None]:
+    """Returns where the bucket is for the fast lane, what the SDK lane needs, and why it must be that one, if it must."""
+    from botocore.utils import get_environ_proxies
+
     url = _configured_endpoint(session)
     region = _region_of(session, url)
+    section = dict(session.get_config_variable("s3") or {})
     endpoint = None if url is None else parse_endpoint(url)
-    if endpoint is None or region is None or needs_botocore(bucket, session.get_config_variable("s3")):
-        return place_of_request(*_prepare_request(session, bucket, region))
-    return place_by_path(endpoint, bucket, region)
+    limits = settings()
+    customer_key = sse_customer_key()
+
+    def options(proxies: dict[str, str]) -> SdkOptions:
+        read_s = max(limits.first_byte_timeout_s, limits.silence_timeout_s)
+        waits = (limits.connect_timeout_s, read_s)
+        return SdkOptions(bucket, region, url, section, proxies, limits.s3_requester_pays, customer_key, *waits)
+
+    if bucket.endswith("--x-s3"):
+        # botocore asks for a session here, over the network, and at a custom endpoint too.
+        where = url or f"https://s3express.{region}.amazonaws.com"
+        return _nowhere(where), options(dict(get_environ_proxies(where))), "a directory bucket (S3 Express) needs session signatures"
+    try:
+        if endpoint is None or region is None or needs_botocore(bucket, section):
+            place = place_of_request(*_prepare_request(session, bucket, region))
+        else:
+            place = place_by_path(endpoint, bucket, region)
+    except UnsupportedError as error:
+        where = url or "https://s3.amazonaws.com"
+        return _nowhere(where), options(dict(get_environ_proxies(where))), error.message
+    proxies = dict(get_environ_proxies(f"{place.scheme}://{place.host_header}/"))
+    slow_because = None
+    if not limits.fast_lane:
+        slow_because = "fast_lane is switched off"
+    elif place.scheme in proxies:
+        slow_because = f"a proxy is configured for {place.scheme}"
+    elif limits.s3_requester_pays:
+        slow_because = "requests are to be paid by the requester"
+    elif customer_key is not None:
+        slow_because = "objects are encrypted by a key of yours (SSE-C)"
+    return place, options(proxies), slow_because
+
+
+def _nowhere(url: str) -> Place:
+    """The place of a bucket that only botocore finds: nothing but the scheme is used of it."""
+    return Place(url.partition(":")[0], "", 0, "", "", "")
 
 
 def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple[str, str]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from ..errors import ConfigurationError, ExpiredCredentialsError, NotFoundError, PermissionDeniedError, S3dlioError
+import msgspec
+
+from ..errors import (
+    BucketElsewhereError,
+    ConfigurationError,
+    ExpiredCredentialsError,
+    NotFoundError,
+    PermissionDeniedError,
+    S3dlioError,
+)
 from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.origin import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, Credentials, Headers, Signer, encode_key, encode_query
 from .s3_config import S3Spec
 from .s3_xml import error_from_response
 
+_log = logging.getLogger("s3dlio")
+_told: set[tuple[str, str]] = set()
+ELSEWHERE = "it is in another region, or the store redirects"
+"""Why a bucket came to the SDK lane that had begun on the fast one."""
 _WITH_CHECKSUM: Headers = (("x-amz-checksum-mode", "ENABLED"),)
 
 
@@ -43,6 +58,8 @@ class S3Wire:
             AuthenticationError, ConfigurationError: As `Signer`; what was used before is used on.
         """
         self._spec = spec
+        self._successor: Any = None
+        self._is_elsewhere = spec.slow_because is not None
         credentials = None
         if spec.access_key is not None and spec.secret_key is not None:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
@@ -58,6 +75,8 @@ class S3Wire:
 
     def get(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> bytes:
         """As `Wire.get`. Range and If-Match need no signature, so they cost the signer nothing."""
+        if self._is_elsewhere:
+            raise BucketElsewhereError("the bucket is in another region")
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key")
         # Before anything is signed: a traceback with locals would show the signature.
@@ -89,17 +108,41 @@ class S3Wire:
         head = f"PUT {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(data)}\r\n\r\n"
         return b"".join((head.encode(), data))
 
+    def successor(self) -> Any:
+        """As `Wire.successor`: the SDK lane, which finds buckets in other regions."""
+        if self._successor is None and self._spec.sdk is not None:
+            from .s3_sdk import S3SdkWire
+
+            spec = msgspec.structs.replace(self._spec, slow_because=ELSEWHERE)
+            self._successor = S3SdkWire(spec, self._renew, self.on_expired)
+        return self._successor
+
     def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
         """As `Wire.error`."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers.items()}
         error = error_from_response(head.status, headers, body, uri, attempts)
         error.retry_after = headers.get("retry-after")
-        if isinstance(error, ExpiredCredentialsError):
-            if self.on_expired is not None:
-                self.on_expired()
-            if self._spec.is_stale:
-                # Nothing comes of trying again.
-                error = PermissionDeniedError(error.message, uri=uri, attempts=attempts, status=head.status, request_id=error.request_id)
-        if isinstance(error, PermissionDeniedError):
-            error.message += f"; the credentials came from {self._spec.source}" if self._spec.source else "; the request went unsigned"
-        return error
+        return with_identity(error, self._spec, self.on_expired)
+
+
+def with_identity(error: S3dlioError, spec: S3Spec, on_expired: Callable[[], None] | None) -> S3dlioError:
+    """Returns a refusal with what there is to say of who asked, and has credentials asked for anew if they have expired."""
+    if isinstance(error, ExpiredCredentialsError):
+        if on_expired is not None:
+            on_expired()
+        if spec.is_stale:
+            # Nothing comes of trying again.
+            facts = error.to_info()
+            error = PermissionDeniedError(
+                facts.message, uri=facts.uri, attempts=facts.attempts, status=facts.status, request_id=facts.request_id
+            )
+    if isinstance(error, PermissionDeniedError):
+        error.message += f"; the credentials came from {spec.source}" if spec.source else "; the request went unsigned"
+    return error
+
+
+def log_slow_lane(root: str, why: str) -> None:
+    """Says, once per bucket and process, that its requests go by the SDK, and why."""
+    if (root, why) not in _told:
+        _told.add((root, why))
+        _log.info("requests to %s are made by botocore, in threads, which costs more time: %s", root, why)

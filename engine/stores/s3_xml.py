@@ -25,6 +25,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from ..errors import (
+    BucketElsewhereError,
     ExpiredCredentialsError,
     InvalidRangeError,
     NotFoundError,
@@ -207,6 +208,8 @@ _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
 
 Source: API reference, Error responses.
 """
+_OF_ANOTHER_REGION: Final = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", None)
+"""Codes under which S3 says, with status 400, that the request was signed for another region; a HEAD has none."""
 _ADVICE: Final = {
     "AccessDenied": "these credentials have no permission for it",
     "SignatureDoesNotMatch": "check the secret key, and that nothing between here and the store rewrites requests",
@@ -228,38 +231,59 @@ def error_from_response(status: int, headers: Mapping[str, str], body: bytes, ur
         uri: The object or bucket asked for.
         attempts: How many attempts were made.
     """
+    text = body[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace")
     code, message, request_id = parse_error(body)
-    parts = [f"{code}: {message}" if code and message else code or message or _phrase(status)]
-    if region := headers.get("x-amz-bucket-region"):
-        if 300 <= status < 400 or code == "AuthorizationHeaderMalformed":
-            parts.append(f"the bucket is in region {clean(region)}; set AWS_DEFAULT_REGION to it")
-    elif 300 <= status < 400:
-        parts.append("redirects are not followed; set the region or the endpoint that the bucket has")
+    found = Refusal(status, code, message, headers, request_id, _element(text, "ServerTime"), bool(body))
+    return error_from_refusal(found, uri, attempts)
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """What a store says when it refuses, whoever has read it."""
+
+    status: int
+    code: str | None
+    message: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    request_id: str | None = None
+    server_time: str | None = None
+    has_body: bool = True
+
+
+def error_from_refusal(refusal: Refusal, uri: str, attempts: int) -> S3dlioError:
+    """Returns the error that a refusal stands for."""
+    code, status, headers = refusal.code, refusal.status, refusal.headers
+    parts = [f"{code}: {refusal.message}" if code and refusal.message else code or refusal.message or _phrase(status)]
+    kind = _classify(refusal)
+    if kind is BucketElsewhereError:
+        region = headers.get("x-amz-bucket-region")
+        parts.append(
+            f"the bucket is in region {clean(region)}; set AWS_DEFAULT_REGION to it"
+            if region
+            else "such redirects are not followed; set the region or the endpoint that the bucket has"
+        )
     if code in _ADVICE:
         parts.append(_ADVICE[code])
     if code == "RequestTimeTooSkewed":
-        parts.append(_both_clocks(headers, body))
-    return _classify(status, code, body)(
-        "; ".join(parts),
-        uri=uri,
-        attempts=attempts,
-        status=status,
-        request_id=headers.get("x-amz-request-id") or request_id,
-    )
+        theirs = refusal.server_time or clean(headers.get("date", "unknown"))
+        parts.append(f"it is {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} here, and {theirs} at the store")
+    request_id = headers.get("x-amz-request-id") or refusal.request_id
+    error = kind("; ".join(parts), uri=uri, attempts=attempts, status=status, request_id=request_id)
+    if isinstance(error, BucketElsewhereError):
+        error.region = headers.get("x-amz-bucket-region")
+    return error
 
 
-def _both_clocks(headers: Mapping[str, str], body: bytes) -> str:
-    theirs = _element(body[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace"), "ServerTime") or clean(headers.get("date", "unknown"))
-    return f"it is {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} here, and {theirs} at the store"
-
-
-def _classify(status: int, code: str | None, body: bytes) -> type[S3dlioError]:
+def _classify(refusal: Refusal) -> type[S3dlioError]:
+    status, code = refusal.status, refusal.code
+    if 300 <= status < 400 or (status == 400 and "x-amz-bucket-region" in refusal.headers and code in _OF_ANOTHER_REGION):
+        return BucketElsewhereError
     if code in _OF_CODE:
         return _OF_CODE[code]
     if status in _OF_STATUS:
         return _OF_STATUS[status]
     # A HEAD cannot say SlowDown, and S3 has hardly another reason for a 503.
-    if status == 503 and not body:
+    if status == 503 and not refusal.has_body:
         return ThrottledError
     return ServerError if status >= 500 or status < 300 else RequestRejectedError
 

@@ -15,7 +15,7 @@ from tests.support.s3_endpoint import S3Endpoint
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(params=["memory", "file", "moto", "rclone"])
+@pytest.fixture(params=["memory", "file", "moto", "rclone", "moto-sdk", "rclone-sdk"])
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, s3_env: Callable[[S3Endpoint | str], None]
 ) -> Iterator[Place]:
@@ -26,7 +26,9 @@ def place(
     elif kind == "file":
         yield file_place(tmp_path)
     else:
-        endpoint: S3Endpoint = request.getfixturevalue(f"{kind}_s3").endpoint
+        server, _, lane = kind.partition("-")
+        s3dlio.configure(fast_lane=False if lane == "sdk" else None)
+        endpoint: S3Endpoint = request.getfixturevalue(f"{server}_s3").endpoint
         s3_env(endpoint)
-        yield s3_place(kind, endpoint)
+        yield s3_place(server, endpoint)
     s3dlio.shutdown()

@@ -50,7 +50,6 @@ def test_n9_a_request_to_slow_down_is_its_own_class(served: ObjectServer, status
         (403, "AccessDenied", PermissionError),
         (401, "Unauthorized", PermissionError),
         (400, "InvalidRequest", s3dlio.RequestRejectedError),
-        (301, "PermanentRedirect", s3dlio.RequestRejectedError),
     ],
 )
 def test_n9_a_status_that_will_not_change_is_final_at_once(served: ObjectServer, status: int, code: str, expected: type[Exception]) -> None:

@@ -148,11 +148,13 @@ def test_an_access_point_is_signed_for_its_own_region(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("bucket", ["data--use1-az4--x-s3", "arn:aws:s3::123456789012:accesspoint:mfzwi23gnjvgw.mrap"])
-def test_a_bucket_that_needs_another_signature_is_refused_at_once(machine: Machine, bucket: str) -> None:
+def test_a_bucket_that_needs_another_signature_goes_to_the_sdk_lane(machine: Machine, bucket: str) -> None:
     machine.env(AWS_DEFAULT_REGION="us-east-1")
     machine.keys()
-    with pytest.raises(errors.UnsupportedError, match="signature"):
-        resolve_bucket(bucket)
+    spec = resolve_bucket(bucket)
+    assert "signature" in (spec.slow_because or "")
+    assert spec.sdk is not None
+    assert (spec.sdk.bucket, spec.sdk.region, spec.sdk.endpoint_url) == (bucket, "us-east-1", None)
 
 
 def test_endpoints_come_in_botocores_order(machine: Machine) -> None:

@@ -255,7 +255,7 @@ def error_body(code: str, message: str = "why", request_id: str = "RID") -> byte
         (400, "RequestTimeout", errors.ServerError),
         (405, "MethodNotAllowed", errors.RequestRejectedError),
         (400, "InvalidArgument", errors.RequestRejectedError),
-        (307, "TemporaryRedirect", errors.RequestRejectedError),
+        (307, "TemporaryRedirect", errors.BucketElsewhereError),
     ],
 )
 def test_status_and_code_decide_the_class_of_the_error(status: int, code: str, kind: type[errors.S3dlioError]) -> None:
@@ -288,7 +288,8 @@ def test_n16_a_redirect_names_the_region_to_set() -> None:
     found = error_from_response(
         301, {"x-amz-bucket-region": "eu-west-3"}, error_body("PermanentRedirect"), "s3://bucket/k", 1
     )
-    assert type(found) is errors.RequestRejectedError
+    assert isinstance(found, errors.BucketElsewhereError)
+    assert found.region == "eu-west-3"
     assert "eu-west-3; set AWS_DEFAULT_REGION" in str(found)
 
 
