@@ -30,8 +30,9 @@ class Killer:
             # Another object may be its end between the look and the kill.
             with contextlib.suppress(psutil.NoSuchProcess):
                 if port in {own.laddr.port for own in worker.net_connections("tcp")}:
-                    worker.kill()
+                    # Noted first: the pool may be told of the death, and have ended, before this thread runs again.
                     self.killed.append(worker.pid)
+                    worker.kill()
         connection.reset()
 
 
