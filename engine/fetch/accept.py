@@ -53,6 +53,8 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
         ObjectChangedError: Another version or size.
         ProtocolError: Another range, or a head that contradicts itself.
     """
+    if head.status not in (200, 206):
+        raise ProtocolError(f"the answer to a GET has status {head.status}")
     length = head.length
     if length is not None and accept_whole(fetch, head):
         return BodyPlan(0, length, 0)

@@ -5,9 +5,12 @@ It is not their turn, they wait before their next attempt, their host asked for 
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 
 from .delayed import Delayed
+from .origin import Origin
 from .request import Fetch
 from .throttles import Throttles
 
@@ -27,15 +30,22 @@ class Backlog:
         return len(self.queue) + len(self.delayed) + self.throttles.num_waiting + len(self.nameless)
 
     @property
-    def due_s(self) -> float:
-        """When there is more in the queue, at the earliest, by the loop's clock; infinite where time alone changes nothing."""
-        due_s = self.delayed.due_s if self.delayed else float("inf")
-        return min(due_s, self.throttles.due_s) if self.throttles else due_s
+    def is_to_be_swept(self) -> bool:
+        """Whether something here may come to its deadline."""
+        return bool(self.nameless) or (bool(self.throttles) and self.throttles.num_waiting > 0)
 
-    def release(self, now_s: float) -> None:
-        """Puts what is due in front of the queue."""
+    def due_in_s(self, now_s: float) -> float:
+        """Returns when there is more in the queue, at the earliest; infinite where time alone changes nothing.
+
+        `now_s` is of the loop's clock, which stands still while nobody waits. A pause that a host asked for does not.
+        """
+        due_in_s = max(0.0, self.delayed.due_s - now_s) if self.delayed else float("inf")
+        return min(due_in_s, self.throttles.due_in_s(time.monotonic())) if self.throttles else due_in_s
+
+    def release(self, now_s: float, num_active: Callable[[Origin], int]) -> None:
+        """Puts what is due in front of the queue; `num_active` says how many requests a host has."""
         if self.throttles:
-            self.queue.extendleft(reversed(self.throttles.release(now_s)))
+            self.queue.extendleft(reversed(self.throttles.release(time.monotonic(), num_active)))
         if self.delayed:
             self.queue.extendleft(self.delayed.pop_due(now_s))
 

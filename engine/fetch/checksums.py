@@ -15,6 +15,7 @@ Source: "Checking object integrity", Amazon S3 User Guide.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -22,6 +23,7 @@ from ..errors import ChecksumMismatchError
 
 _PREFIX: Final = b"\r\nx-amz-checksum-"
 _NUM_BYTES: Final = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
+_is_composite: Final = re.compile(rb"\r\nx-amz-checksum-type:[ \t]*composite").search
 _CHUNK_BYTES: Final = 256 << 10
 """What is summed at once of a large object: it is still in the cache then, and the call costs nothing beside it."""
 
@@ -43,7 +45,7 @@ def find_checksum(raw: bytes, lower: bytes) -> Checksum | None:
         raw: The head.
         lower: The same in lower case.
     """
-    if _PREFIX not in lower or b"\r\nx-amz-checksum-type: composite" in lower:
+    if _PREFIX not in lower or _is_composite(lower):
         return None
     for algorithm in _NUM_BYTES:
         span = find_value(raw, lower, algorithm)

@@ -29,7 +29,7 @@ _BODY = Phase.BODY
 class Connection(AnswerReceiver):
     """A non-blocking socket with a request, or ready for one."""
 
-    __slots__ = ("_address", "_rate_bytes", "_rate_of", "_rate_since_s", "_unsent", "fd", "stamp_s")
+    __slots__ = ("_address", "_rate_bytes", "_rate_of", "_rate_since_s", "_unsent", "fd", "sent_s", "stamp_s")
 
     def __init__(self, site: Site, address: Address, grant: Callable[[Fetch], memoryview | None]) -> None:
         """Begins to connect to `address`, one of the site's.
@@ -43,12 +43,15 @@ class Connection(AnswerReceiver):
             ConnectFailedError: Refused at once, or no descriptor is left.
         """
         super().__init__(site, grant)
+        self.phase = _CONNECTING
         self._address = address
+        self.sent_s = 0.0
+        """When the request was sent, or was to be, by the loop's clock."""
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
         self._unsent: bytes | memoryview = b""
-        self._rate_of: tuple[Fetch, int] | None = None
-        """The request, and its attempt, whose throughput is watched."""
+        self._rate_of = -1
+        """The answer whose throughput is watched, by its number."""
         self._rate_bytes = 0
         self._rate_since_s = 0.0
         try:
@@ -63,11 +66,10 @@ class Connection(AnswerReceiver):
             self.avoid_address()
             raise ConnectFailedError(f"cannot connect to {self.site}", cause=os.strerror(problem))
         # A connection that stands at once is told so by epoll like any other, so there is one way on.
-        self.phase = _CONNECTING
 
-    def avoid_address(self) -> None:
-        """Has the next connection try another address of the same name, where there is one."""
-        self.site.avoid(self._address)
+    def avoid_address(self) -> bool:
+        """Has the next connection try another address of the same name; returns whether there is one that was not tried."""
+        return self.site.avoid(self._address)
 
     def start(self, fetch: Fetch, request: bytes) -> None:
         """Sends the request of `fetch`, or remembers it until the connection stands.
@@ -137,7 +139,7 @@ class Connection(AnswerReceiver):
 
     def forgive(self) -> None:
         """Has its throughput watched from now on only: it had no room to receive into."""
-        self._rate_of = None
+        self._rate_of = -1
 
     def is_too_slow(self, now_s: float, limits: Settings) -> bool:
         """Whether fewer bytes of an answer than the limit came in the last span of time; to be asked now and then (case N14).
@@ -148,10 +150,11 @@ class Connection(AnswerReceiver):
         assert fetch is not None
         if self.phase is not _BODY and not self._head_used:
             return False
-        received = fetch.received + self._filled + self._head_used
-        watched = (fetch, fetch.attempts)
-        if self._rate_of != watched or received < self._rate_bytes:
-            self._rate_of, self._rate_bytes, self._rate_since_s = watched, received, now_s
+        received = fetch.received + self._filled + self._head_used - self._skip
+        if self._chunks is not None:
+            received += len(self._chunks.data)
+        if self._rate_of != self.num_uses or received < self._rate_bytes:
+            self._rate_of, self._rate_bytes, self._rate_since_s = self.num_uses, received, now_s
             return False
         if now_s - self._rate_since_s < limits.min_throughput_s:
             return False

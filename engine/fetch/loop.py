@@ -108,15 +108,18 @@ class FetchLoop:
 
         `poll` does so too; a driver calls this that does not poll soon.
         """
-        if not self._queue or len(self._active) >= self.max_connections:
+        most = self.max_connections if self._sdk is None else self.max_connections - self._sdk.num_busy
+        if not self._queue or len(self._active) >= most:
             return
         self._idle.oldest_s = time.monotonic() - self.limits.idle_connection_s
         # Without this look, what a broken server sends behind a body would pass for the next object.
         for fd, _ in self._epoll.poll(0):
             self._idle.on_event(fd)
-        while self._queue and len(self._active) < self.max_connections:
+        while self._queue and len(self._active) < most:
             fetch = self._queue.popleft()
-            if not self._throttles or not self._throttles.hold_back(fetch, self._num_active(fetch.wire.origin), self._now):
+            if fetch.wire.origin is None:
+                most -= 1
+            if not self._throttles or not self._hold_back(fetch):
                 self._begin(fetch)
 
     def supply(self, fetch: Fetch, out: memoryview) -> None:
@@ -190,7 +193,7 @@ class FetchLoop:
                 self._on_writable(connection, mask)
         if self._local:
             self._read_local()
-        self._backlog.release(self._now)
+        self._backlog.release(self._now, self._num_active)
         if self._now >= self._next_sweep:
             self._sweep()
         if self._queue:
@@ -247,7 +250,7 @@ class FetchLoop:
             self._backlog.nameless.append((self._now, fetch))
             return
         self._active[connection.fd] = connection
-        connection.stamp_s = self._now
+        connection.stamp_s = connection.sent_s = self._now
         try:
             connection.start(fetch, request)
         except S3dlioError as error:
@@ -262,13 +265,22 @@ class FetchLoop:
             from .sdk_lane import SdkLane
 
             self._sdk = SdkLane(self.watch, self._grant, self._on_sdk_change, self._retry)
-        self._sdk.begin(fetch)
+        try:
+            self._sdk.begin(fetch)
+        except S3dlioError as error:
+            self._sdk.forget(fetch)
+            self._retry(fetch, error)
 
     def _on_sdk_change(self, fetch: Fetch) -> None:
         if fetch.state is _DONE:
             self._finish(fetch, _DONE)
         else:
             self._finished.append(fetch)
+
+    def _hold_back(self, fetch: Fetch) -> bool:
+        if not fetch.deadline_s:
+            fetch.deadline_s = self._now + self.limits.deadline_s
+        return self._throttles.hold_back(fetch, self._num_active(fetch.wire.origin), time.monotonic())
 
     def _num_active(self, origin: Origin) -> int:
         return sum(connection.site.origin == origin for connection in self._active.values())
@@ -336,15 +348,16 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
-        if connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE):
-            connection.avoid_address()
+        is_elsewhere = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE) and connection.avoid_address()
         if isinstance(error, ThrottledError):
             self._throttle(connection, error)
+        elif self._throttles and error.status is not None:
+            self._throttles.ease(connection.site.origin, self.max_connections)
         if connection.phase is _IDLE:
             self._free(connection)
         else:
             self._drop(connection)
-        if was_dropped and isinstance(error, ConnectFailedError):
+        if (was_dropped and isinstance(error, ConnectFailedError)) or (is_elsewhere and error.retryable):
             fetch.attempts -= 1
             self._queue.appendleft(fetch)
         else:
@@ -353,7 +366,8 @@ class FetchLoop:
     def _throttle(self, connection: Connection, error: ThrottledError) -> None:
         origin, limits = connection.site.origin, self.limits
         num_active = self._num_active(origin)
-        self._throttles.refuse(origin, num_active, connection.stamp_s, self._now, lambda failures: backoff_s(error, failures, limits))
+        pause_s = partial(backoff_s, error, limits=limits)
+        self._throttles.refuse(origin, num_active, connection.sent_s, self._now, time.monotonic(), pause_s)
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
@@ -361,8 +375,7 @@ class FetchLoop:
             self._queue.appendleft(fetch)
             return
         if not fetch.is_resumable:
-            fetch.received = 0
-            fetch.checksum = None
+            fetch.restart()
         fetch.failures += 1
         now = self._now
         wait_s = wait_before_retry(fetch, error, self.limits)
@@ -430,13 +443,15 @@ class FetchLoop:
         if self._finished or self._local:
             return 0.0
         wait_s = 3600.0 if timeout_s is None else timeout_s
-        if wait_s > _SWEEP_S and (self._active or self._backlog.nameless or self._sdk):
+        if wait_s > _SWEEP_S and (self._active or self._sdk or self._backlog.is_to_be_swept):
             wait_s = _SWEEP_S
-        return min(wait_s, max(0.0, self._backlog.due_s - self._now))
+        return min(wait_s, self._backlog.due_in_s(self._now))
 
     def _sweep(self) -> None:
         self._next_sweep = self._now + _SWEEP_S
         limits = self.limits
+        for fetch in self._throttles.pop_overdue(self._now):
+            self._retry(fetch, StoreTimeoutError(f"{fetch.wire.origin.host} asked for fewer requests until the deadline"))
         for fetch in self._backlog.pop_nameless(self._now - limits.connect_timeout_s):
             fetch.attempts += 1
             self._retry(fetch, ConnectFailedError(f"{fetch.wire.origin.host} was not resolved within {limits.connect_timeout_s:g} s"))

@@ -76,7 +76,10 @@ def ask(origin: Origin, mailbox: Mailbox[Name]) -> None:
         elif mailbox not in waiting:
             waiting.append(mailbox)
     if waiting is None:
-        threading.Thread(target=_look_up, args=(names, key), name="s3dlio-names", daemon=True).start()
+        try:
+            threading.Thread(target=_look_up, args=(names, key), name="s3dlio-names", daemon=True).start()
+        except RuntimeError as error:
+            _end(names, key, Found((), str(error), 0.0))
 
 
 def forget() -> None:
@@ -90,7 +93,10 @@ os.register_at_fork(after_in_child=forget)
 
 
 def _look_up(names: _Names, key: Name) -> None:
-    found = _resolve(*key, 0)
+    _end(names, key, _resolve(*key, 0))
+
+
+def _end(names: _Names, key: Name, found: Found) -> None:
     with names.lock:
         old = names.found.get(key)
         if found.problem is not None and old is not None and old.problem is None:
@@ -112,5 +118,8 @@ def _resolve(host: str, port: int, flags: int) -> Found:
 
 
 def _is_numeric(host: str) -> bool:
-    # No name of a host ends in a digit, and an IPv6 address has colons. Source: RFC 3696 §2.
-    return ":" in host or host[-1:].isdigit()
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, UnicodeError):
+        return False
+    return True

@@ -68,12 +68,18 @@ class Site:
         self.addresses.rotate(-1)
         return address
 
-    def avoid(self, address: Address) -> None:
-        """Passes over an address that did not accept a connection, until the others have not either or the name is looked up anew."""
+    def avoid(self, address: Address) -> bool:
+        """Passes over an address that did not accept a connection, until the others have not either or the name is looked up anew.
+
+        Returns:
+            Whether there are others.
+        """
         if address in self.addresses:
             self.addresses.remove(address)
-        if not self.addresses:
-            self.addresses = deque(self._known)
+        if self.addresses:
+            return True
+        self.addresses = deque(self._known)
+        return False
 
     def learn(self, head: ResponseHead) -> None:
         """Expects heads like this one."""

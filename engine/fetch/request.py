@@ -164,7 +164,7 @@ class Fetch:
 
     def begin(self, deadline_s: float, with_checksum: bool) -> None:
         """Counts an attempt; the first one starts the clock. `with_checksum` has a whole object checked."""
-        if not self.attempts:
+        if not self.begun_s:
             # Of a range there is none.
             self.wants_checksum = with_checksum and not self.start and self.end is None
             self.begun_s = time.monotonic()

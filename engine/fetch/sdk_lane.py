@@ -39,7 +39,7 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of the connection; safe in any thread."""
+        """Lets go of the connection. Never called while a `read` is under way: it would wait for that."""
         ...
 
 
@@ -76,7 +76,7 @@ class Call(Fetch):
 class _Job:
     """A request in the lane."""
 
-    __slots__ = ("fetch", "is_over", "left", "skip", "stream")
+    __slots__ = ("fetch", "is_busy", "is_over", "left", "skip", "stream")
 
     def __init__(self, fetch: Fetch) -> None:
         self.fetch = fetch
@@ -85,13 +85,23 @@ class _Job:
         """Bytes to pass over before those that are wanted."""
         self.left = 0
         """Bytes that are still to come."""
+        self.is_busy = False
+        """Whether a thread has it, or will."""
         self.is_over = False
 
     def end(self) -> None:
-        """Nobody wants more of it."""
+        """Nobody wants more of it. What a thread has, it lets go of itself."""
         self.is_over = True
+        if not self.is_busy:
+            self.let_go()
+
+    def let_go(self, result: Any = None) -> None:
+        """Closes what is open, and what came too late."""
+        if isinstance(result, tuple):
+            result[1].close()
         if self.stream is not None:
             self.stream.close()
+            self.stream = None
 
 
 _Opened = tuple["ResponseHead", Stream]
@@ -124,6 +134,11 @@ class SdkLane:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    @property
+    def num_busy(self) -> int:
+        """Requests under way; those that wait for space do not count, as in `FetchLoop`."""
+        return sum(job.is_busy for job in self._jobs.values())
 
     def begin(self, fetch: Fetch) -> None:
         """Makes an attempt."""
@@ -166,16 +181,18 @@ class SdkLane:
         for job in self._jobs.values():
             job.end()
         self._jobs.clear()
-        for _, result in self._mailbox.close():
-            _dispose(result)
+        for job, result in self._mailbox.close():
+            job.let_go(result)
 
     def _run(self, job: _Job, work: Callable[[], Any]) -> None:
+        job.is_busy = True
         run_in_thread(partial(_deliver, self._mailbox, job, work))
 
     def _on_mail(self) -> None:
         for job, result in self._mailbox.take():
+            job.is_busy = False
             if job.is_over:
-                _dispose(result)
+                job.let_go(result)
                 continue
             try:
                 self._on_result(job, result)
@@ -247,18 +264,17 @@ class SdkLane:
 
 def _deliver(mailbox: Mailbox[tuple[_Job, Any]], job: _Job, work: Callable[[], Any]) -> None:
     """What a thread does: one call, and a letter about it."""
-    result: Any
-    try:
-        result = work()
-    except S3dlioError as error:
-        # Without its traceback, whose frames hold the request.
-        result = error.with_traceback(None)
-    except BaseException as error:  # noqa: BLE001 (a thread has nobody else to tell)
-        result = InternalError("an SDK raised what it should not", cause=describe(error))
+    # Nobody may want it any more, if all threads were busy for long.
+    result: Any = None
+    if not job.is_over:
+        try:
+            result = work()
+        except S3dlioError as error:
+            result = error
+        except BaseException as error:  # noqa: BLE001 (a thread has nobody else to tell)
+            result = InternalError("an SDK raised what it should not", cause=describe(error))
+    if isinstance(result, S3dlioError):
+        # Their tracebacks' frames hold the request.
+        result.__traceback__ = result.__context__ = result.__cause__ = None
     if not mailbox.post((job, result)):
-        _dispose(result)
-
-
-def _dispose(result: Any) -> None:
-    if isinstance(result, tuple):
-        result[1].close()
+        job.let_go(result)

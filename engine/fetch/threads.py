@@ -11,8 +11,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-NAME: Final = "s3dlio-sdk"
-"""What the name of each thread begins with."""
+from ..errors import ConnectFailedError
+
 _MAX_THREADS: Final = 64
 _IDLE_S: Final = 5.0
 
@@ -29,23 +29,39 @@ class _Crew:
         self.num_threads = 0
         self.num_free = 0
         """Threads that wait, less the work that is queued for them."""
+        self.is_ended = False
 
 
 _crew = _Crew()
 
 
 def run_in_thread(work: Work) -> None:
-    """Has `work` done soon, by a thread; it must not raise."""
-    crew = _crew
+    """Has `work` done soon, by a thread; it must not raise.
+
+    Raises:
+        ConnectFailedError: There is no thread, and the system refuses to start one.
+    """
+    while not _take(_crew, work):
+        pass
+
+
+def _take(crew: _Crew, work: Work) -> bool:
+    """Gives work to a crew; False if that has ended meanwhile."""
     with crew.lock:
-        must_start = crew.num_free <= 0 and crew.num_threads < _MAX_THREADS
-        if must_start:
-            crew.num_threads += 1
-        else:
-            crew.num_free -= 1
-    crew.queue.put(work)
-    if must_start:
-        threading.Thread(target=_serve, args=(crew,), name=NAME, daemon=True).start()
+        if crew.is_ended:
+            return False
+        if crew.num_free <= 0 and crew.num_threads < _MAX_THREADS:
+            try:
+                threading.Thread(target=_serve, args=(crew,), name="s3dlio-sdk", daemon=True).start()
+            except RuntimeError as error:
+                if not crew.num_threads:
+                    raise ConnectFailedError("no thread can be started; raise `ulimit -u`", cause=str(error)) from None
+            else:
+                crew.num_threads += 1
+                crew.num_free += 1
+        crew.num_free -= 1
+        crew.queue.put(work)
+    return True
 
 
 def end_threads() -> None:
@@ -53,6 +69,7 @@ def end_threads() -> None:
     global _crew
     crew, _crew = _crew, _Crew()
     with crew.lock:
+        crew.is_ended = True
         for _ in range(crew.num_threads):
             crew.queue.put(None)
 

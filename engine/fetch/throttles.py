@@ -9,6 +9,7 @@ Source: Chiu and Jain, "Analysis of the increase and decrease algorithms for con
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,17 @@ class Throttles:
         """Requests that are held back."""
         return sum(len(throttle.waiting) for throttle in self._by_origin.values())
 
-    @property
-    def due_s(self) -> float:
-        """When a pause ends that requests wait for; infinite where none do."""
-        pauses = [throttle.paused_until_s for throttle in self._by_origin.values() if throttle.waiting]
-        return min(pauses, default=float("inf"))
+    def due_in_s(self, clock_s: float) -> float:
+        """Returns in how long a pause ends that requests wait for; infinite where none do.
 
-    def refuse(self, origin: Origin, num_active: int, sent_s: float, now_s: float, pause_s: Callable[[int], float]) -> None:
+        Those that wait for the answers to others are told by these (`ease`), and not by time.
+        """
+        pauses = [throttle.paused_until_s - clock_s for throttle in self._by_origin.values() if throttle.waiting]
+        return min((pause_s for pause_s in pauses if pause_s > 0), default=float("inf"))
+
+    def refuse(
+        self, origin: Origin, num_active: int, sent_s: float, now_s: float, clock_s: float, pause_s: Callable[[int], float]
+    ) -> None:
         """A host refused a request because there were too many.
 
         Args:
@@ -62,6 +67,7 @@ class Throttles:
             num_active: Requests that it has now, with the one that it refused.
             sent_s: When it was sent. What was sent before the last cut says nothing new.
             now_s: The loop's clock.
+            clock_s: The monotonic clock, by which pauses are kept: the host's time goes on while nobody waits here.
             pause_s: Returns how long it gets nothing, after so many refusals in a row.
         """
         throttle = self._by_origin.get(origin)
@@ -71,13 +77,13 @@ class Throttles:
             return
         throttle.num_refusals += 1
         throttle.window = max(1.0, min(throttle.window, num_active) / 2)
-        throttle.paused_until_s = now_s + pause_s(throttle.num_refusals)
+        throttle.paused_until_s = clock_s + pause_s(throttle.num_refusals)
         throttle.cut_s = now_s
 
-    def hold_back(self, fetch: Fetch, num_active: int, now_s: float) -> bool:
+    def hold_back(self, fetch: Fetch, num_active: int, clock_s: float) -> bool:
         """Whether a request must wait, and then keeps it; `num_active` is how many its host has."""
         throttle = self._by_origin.get(fetch.wire.origin)
-        if throttle is None or (num_active < throttle.window and now_s >= throttle.paused_until_s):
+        if throttle is None or (num_active < throttle.window and clock_s >= throttle.paused_until_s):
             return False
         throttle.waiting.append(fetch)
         return True
@@ -91,14 +97,21 @@ class Throttles:
             if throttle.window >= most and not throttle.waiting:
                 del self._by_origin[origin]
 
-    def release(self, now_s: float) -> list[Fetch]:
-        """Takes out what may be tried again, in the order in which it was held back."""
+    def release(self, clock_s: float, num_active: Callable[[Origin], int]) -> list[Fetch]:
+        """Takes out what may be tried now, in the order in which it was held back; `num_active` says how many requests a host has."""
         released: list[Fetch] = []
-        for throttle in self._by_origin.values():
-            if now_s >= throttle.paused_until_s:
-                released.extend(throttle.waiting)
-                throttle.waiting.clear()
+        for origin, throttle in self._by_origin.items():
+            if throttle.waiting and clock_s >= throttle.paused_until_s:
+                num = max(0, math.ceil(throttle.window - num_active(origin)))
+                released += [throttle.waiting.popleft() for _ in range(min(num, len(throttle.waiting)))]
         return released
+
+    def pop_overdue(self, now_s: float) -> list[Fetch]:
+        """Takes out what is past its deadline, by the loop's clock."""
+        overdue = [fetch for throttle in self._by_origin.values() for fetch in throttle.waiting if fetch.deadline_s < now_s]
+        for fetch in overdue:
+            self.forget(fetch)
+        return overdue
 
     def forget(self, fetch: Fetch) -> None:
         """Takes a request out, if it is there."""

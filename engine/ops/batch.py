@@ -62,7 +62,9 @@ def hand_out(wanted: list[str], found: list[Any], with_uris: bool, errors: str) 
         S3dlioError: The first error, unless `errors="return"`.
     """
     if errors == "raise":
-        for result in found:
-            if isinstance(result, S3dlioError):
-                raise result
+        error = next((result for result in found if isinstance(result, S3dlioError)), None)
+        if error is not None:
+            # The error's traceback keeps the list, and should not keep the memory.
+            found.clear()
+            raise error
     return [*zip(wanted, found, strict=True)] if with_uris else found

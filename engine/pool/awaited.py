@@ -34,8 +34,9 @@ from ..errors import InternalError, S3dlioError, describe
 from ..fetch.loop import FetchLoop
 from ..fetch.request import Fetch
 from ..stores.base import AsyncRunner, Operation, Store, arun, run
-from ..stores.registry import is_open, locate
+from ..stores.registry import is_open, locate, open_store
 from ..types import ObjectRef
+from ..uri import parse_uri
 from .in_threads import in_thread, read_locally, side_by_side
 from .inline import inline_fetcher, make_fetches
 from .lanes import Batch, Lane
@@ -95,11 +96,16 @@ class AsyncFetcher:
             S3dlioError: As `registry.locate`.
         """
         if not is_open(uri):
-            await self._once(("open", _root(uri)), locate, uri)
+            await self._open(uri)
         store, key = locate(uri)
         if _has_expired(store):
             await self._once(("renew", store.root), store.renew)
         return store, key
+
+    async def _open(self, uri: str) -> Store:
+        """Opens the store of `uri`: once for all who need it, whatever the rest of their URIs is like."""
+        parts = parse_uri(uri)
+        return await self._once(("open", parts.root), open_store, parts.scheme, parts.root)
 
     async def operate(self, store: Store, operation: Operation[T], lane: Lane | None = None) -> T:
         """Drives an operation of `store` to its end, in the lane of single verbs or in `lane`, and returns its result.
@@ -119,7 +125,8 @@ class AsyncFetcher:
         """
         operation = store.put(key, data)
         if store.wire.is_local:
-            await in_thread(run, operation, inline_fetcher().run)
+            # A copy: the thread goes on where the caller is cancelled, and the caller may then do with its buffer what it likes.
+            await in_thread(run, store.put(key, memoryview(bytes(data))), inline_fetcher().run)
         elif len(data) > _HASHED_AT_ONCE_BYTES:
             await arun(operation, self._singles.run, in_thread)
         else:
@@ -146,16 +153,17 @@ class AsyncFetcher:
     async def fetch_many(self, uris: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
         """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `uris`."""
         results: list[Any] = [None] * len(uris)
-        local_roots = await self._open_all(uris)
-        if not local_roots:
-            await self._fetch_remote(make_fetches(enumerate(uris), results), results, max_in_flight)
+        are_some_local = await self._open_all(uris)
+        todo = make_fetches(enumerate(uris), results)
+        if not are_some_local:
+            await self._fetch_remote(todo, results, max_in_flight)
             return results
-        numbered = [(index, uri, _root(uri) in local_roots) for index, uri in enumerate(uris)]
-        remote = make_fetches(((index, uri) for index, uri, is_local in numbered if not is_local), results)
-        local = make_fetches(((index, uri) for index, uri, is_local in numbered if is_local), results)
+        fetches = [*todo]
+        remote = iter([fetch for fetch in fetches if not fetch.wire.is_local])
+        local = deque(fetch for fetch in fetches if fetch.wire.is_local)
+        del fetches
         await side_by_side(
-            self._fetch_remote(remote, results, max_in_flight),
-            read_locally(self.rooms, deque(local), results, max_in_flight),
+            self._fetch_remote(remote, results, max_in_flight), read_locally(self.rooms, local, results, max_in_flight)
         )
         return results
 
@@ -207,15 +215,23 @@ class AsyncFetcher:
         if self._broken_by is not None:
             raise _broken_off(None, self._broken_by)
 
-    async def _open_all(self, uris: Sequence[ObjectRef | str]) -> set[str]:
-        """Opens the stores of `uris`; returns the roots of the local ones. What cannot be opened fails later, each URI by itself."""
-        local: set[str] = set()
-        for root, ref in {_root(uri): uri for uri in uris}.items():
+    async def _open_all(self, refs: Sequence[ObjectRef | str]) -> bool:
+        """Opens the stores of all; returns whether any is local. What cannot be opened fails later, each URI by itself."""
+        opened: set[str] = set()
+        are_some_local = False
+        for ref in refs:
+            uri = ref if isinstance(ref, str) else ref.uri
+            beginning = uri[: uri.find("/", uri.find("://") + 3) + 1]
+            if beginning and beginning in opened:
+                continue
             with suppress(S3dlioError):
-                store, _ = await self.locate(ref if isinstance(ref, str) else ref.uri)
-                if store.wire.is_local:
-                    local.add(root)
-        return local
+                root = parse_uri(uri).root
+                opened.add(beginning)
+                store = await self._open(uri)
+                are_some_local |= store.wire.is_local
+                if _has_expired(store):
+                    await self._once(("renew", root), store.renew)
+        return are_some_local
 
     async def _once(self, key: Hashable, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `function` in a thread, once for all who ask for `key` meanwhile; one who is cancelled does not take it from the others."""
@@ -334,6 +350,7 @@ class AsyncFetcher:
         loop = self._open_loop()
         if loop is not None:
             self._leave(loop)
+        self.close()
         ended = [(fetch, on_end) for fetch, (_, on_end) in self._under_way.items()]
         for lane in self._lanes:
             ended += lane.waiting.items()
@@ -403,12 +420,6 @@ def _broken_off(uri: str | None, cause: BaseException) -> InternalError:
     return InternalError("what this event loop had under way was broken off", uri=uri, cause=describe(cause))
 
 
-def _root(ref: ObjectRef | str) -> str:
-    """Returns what all URIs of the same store begin with; of a relative path, some beginning."""
-    uri = ref if isinstance(ref, str) else ref.uri
-    return uri[: uri.find("/", uri.find("://") + 3) + 1]
-
-
 def _has_expired(store: Store) -> bool:
     """Whether the credentials of `store` are of no use any more. Those that are only about to expire it renews by itself."""
     expires_at_s = getattr(store.spec, "expires_at_s", None)
@@ -417,6 +428,8 @@ def _has_expired(store: Store) -> bool:
 
 _fetchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[AsyncFetcher]] = weakref.WeakKeyDictionary()
 """By event loop, and weakly: an event loop holds its fetcher, by `_Reader`."""
+_alive: weakref.WeakSet[AsyncFetcher] = weakref.WeakSet()
+"""All of them, also those that only end what is under way."""
 _making = threading.Lock()
 _inherited: list[AsyncFetcher] = []
 """After a fork: the parent's, kept and never touched."""
@@ -434,6 +447,7 @@ def async_fetcher() -> AsyncFetcher:
     if found is None:
         with _making:
             found = AsyncFetcher(loop)
+            _alive.add(found)
             _fetchers[loop] = weakref.ref(found)
     return found
 
@@ -461,11 +475,9 @@ def _forget_fetcher(fetcher: AsyncFetcher) -> None:
 def _abandon() -> None:
     global _making
     _making = threading.Lock()
-    for known in list(_fetchers.values()):
-        fetcher = known()
-        if fetcher is not None:
-            fetcher.abandon()
-            _inherited.append(fetcher)
+    for fetcher in list(_alive):
+        fetcher.abandon()
+        _inherited.append(fetcher)
     _fetchers.clear()
 
 

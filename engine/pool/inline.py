@@ -75,7 +75,7 @@ class InlineFetcher:
         """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`."""
         results: list[Any] = [None] * len(refs)
         todo = make_fetches(enumerate(refs), results)
-        result = self._rooms.result
+        outcome = self._rooms.outcome
         with self._borrow(max_in_flight) as loop:
             loop.grant = self._rooms.grant
             # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
@@ -83,7 +83,7 @@ class InlineFetcher:
             while loop.num_unfinished:
                 finished = cast("list[ViewFetch]", loop.poll(None))
                 for fetch in finished:
-                    results[fetch.token] = result(fetch) if fetch.error is None else fetch.error
+                    results[fetch.token] = outcome(fetch)
                 self._submit(loop, islice(todo, len(finished)))
         return results
 

@@ -6,7 +6,7 @@ the receiver. Arrays instead of objects, integers instead of names as tags: 0.3 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -15,6 +15,9 @@ from ..errors import ErrorInfo
 from ..stores.registry import Spec
 
 _T = TypeVar("_T")
+
+Place = Annotated[int, msgspec.Meta(ge=0)]
+"""A position or a length in the segment; a negative one would be read from the segment's end."""
 
 # Commands: imperative, coordinator to worker.
 
@@ -37,9 +40,9 @@ class FetchPart(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     end: int | None
     size: int | None
     version: str | None
-    offset: int
+    offset: Place
     """Where in the segment, in bytes."""
-    nbytes: int
+    nbytes: Place
     """How much room there is; if the object needs more, the worker says `SpaceWanted`."""
 
 
@@ -47,8 +50,8 @@ class SupplySpace(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False)
     """Answers `SpaceWanted`: the part goes there now, and ends at `end`."""
 
     part: int
-    offset: int
-    nbytes: int
+    offset: Place
+    nbytes: Place
     end: int
 
 

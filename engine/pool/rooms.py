@@ -76,7 +76,7 @@ class Rooms:
                 num = guess if fetch.size is None else fetch.size
                 if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
                     # Where memory is short, the request itself finds out how much it needs, and fails by itself if it must.
-                    with suppress(InsufficientMemoryError):
+                    with suppress(S3dlioError):
                         fetch.out = self._room(fetch, num)
 
     def result(self, fetch: ViewFetch) -> BytesView:
@@ -108,9 +108,13 @@ class Rooms:
         error, fetch.error = fetch.error, None
         if error is None:
             try:
-                return self.result(fetch)
+                view = self.result(fetch)
             except S3dlioError as none_left:
                 error = none_left
+            else:
+                # Another request's error may hold this one, by a frame of its traceback.
+                fetch.view = None
+                return view
         fetch.forget()
         return error
 

@@ -49,6 +49,8 @@ class WorkerLoop:
         self._executor = Executor(segment, self._loop)
         self._line = Line(welcome.index, welcome.address)
         self._events: list[Event] = [WorkerStarted(os.getpid())]
+        self._expired: set[int] = set()
+        """Stores whose credentials were refused as expired."""
         self._is_stopping = False
         self._is_orphan = False
         self._wake_s = min(_MAX_WAKE_S, welcome.settings.worker_silence_s / 4)
@@ -64,6 +66,8 @@ class WorkerLoop:
             # With events in hand it only looks; when there is nothing to do, they go out, and then it waits.
             happened = self._executor.poll(0 if self._events else self._wake_s)
             self._events += happened
+            while self._expired:
+                self._events.append(CredentialsExpired(self._expired.pop()))
             if self._events and (not happened or len(self._events) >= _BATCH_EVENTS):
                 self._flush()
             self._counters[self._place] += 1
@@ -109,10 +113,8 @@ class WorkerLoop:
         self._executor.open(command.store, command.spec.root, wire)
 
     def _note_expired(self, store: int) -> None:
-        # Requests that were refused together say so once.
-        told = CredentialsExpired(store)
-        if told not in self._events:
-            self._events.append(told)
+        # By whichever thread was refused; those that were refused together say so once.
+        self._expired.add(store)
 
     def _flush(self) -> None:
         if self._line.send(encode(self._events)):

@@ -44,7 +44,7 @@ def locate(uri: Any) -> tuple[Store, str]:
     if store is not None and 0 < key_length < 256 and "\0" not in uri:
         return store, uri[slash + 1 :]
     parts = parse_uri(uri)
-    return _open(parts.scheme, parts.root), parts.key
+    return open_store(parts.scheme, parts.root), parts.key
 
 
 def is_open(uri: Any) -> bool:
@@ -56,7 +56,12 @@ def is_open(uri: Any) -> bool:
     return uri[: uri.find("/", end) + 1] in _stores or uri[:end] in _stores
 
 
-def _open(scheme: str, root: str) -> Store:
+def open_store(scheme: str, root: str) -> Store:
+    """Returns the store of all URIs that begin with `root`, opened if need be; which may take as long as credentials do.
+
+    Raises:
+        UnsupportedError, ConfigurationError, AuthenticationError: As `locate`.
+    """
     store = _stores.get(root)
     if store is None:
         with _lock:

@@ -8,20 +8,19 @@ import threading
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import AuthenticationError, BucketElsewhereError, S3dlioError
-from ..types import ObjectInfo
+from ..errors import AuthenticationError, BucketElsewhereError, ProtocolError, S3dlioError
+from ..types import ListEntry, ObjectInfo
 from .base import Listing, Operation
 from .renewal import Renewal
 from .s3_config import resolve_bucket
 from .s3_ops import S3Operations
 from .s3_wire import ELSEWHERE, S3Wire
-
-if TYPE_CHECKING:
-    from .s3_sdk import S3SdkOperations, S3SdkWire
+from .s3_xml import ListPage
 
 T = TypeVar("T")
 
@@ -36,13 +35,17 @@ class S3Store:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
         self.spec = resolve_bucket(self.bucket)
-        self.wire: S3Wire | S3SdkWire
-        self._lane: S3Operations | S3SdkOperations
+        self.wire: Any
+        self._lane: S3Operations
         if self.spec.slow_because is None:
             self.wire = S3Wire(self.spec, self.renew, self.expire)
             self._lane = S3Operations(root, self.wire)
         else:
-            self._take_slow_lane()
+            from .s3_sdk import S3SdkOperations, S3SdkWire
+
+            self.wire = S3SdkWire(self.spec, self.renew, self.expire)
+            self._lane = S3SdkOperations(root, self.wire)
+        self._moving = threading.Lock()
         self._renewal = Renewal(self.spec.expires_at_s, _now_s())
         self._renewing = threading.Lock()
         _here.add(self)
@@ -70,7 +73,10 @@ class S3Store:
 
     def _ask_in_thread(self, is_refused: bool) -> None:
         if self._renewing.acquire(blocking=False):
-            threading.Thread(target=self._ask_and_release, args=(is_refused,), name="s3dlio-credentials", daemon=True).start()
+            try:
+                threading.Thread(target=self._ask_and_release, args=(is_refused,), name="s3dlio-credentials", daemon=True).start()
+            except RuntimeError:  # no more threads: somebody tries again
+                self._renewing.release()
 
     def _ask_and_release(self, is_refused: bool) -> None:
         """Asks for credentials; `is_refused` says that the store refuses those which are in force, whatever they say of themselves."""
@@ -96,32 +102,42 @@ class S3Store:
         finally:
             self._renewing.release()
 
-    def _take_slow_lane(self) -> None:
-        from .s3_sdk import S3SdkOperations, S3SdkWire
+    def _lane_after(self, refused: S3Operations) -> S3Operations | None:
+        """Returns the lane to try after one that says that the bucket is elsewhere, or None; workers are told of it too."""
+        with self._moving:
+            wire = None if refused.is_slow else self.wire.successor()
+            if wire is None:
+                return None
+            if self._lane is refused:
+                from .s3_sdk import S3SdkOperations
 
-        self.wire = S3SdkWire(self.spec, self.renew, self.expire)
-        self._lane = S3SdkOperations(self.root, self.wire)
-
-    def _move(self) -> None:
-        """The bucket is not where it should be: from now on botocore looks for it, for workers too."""
-        if self.spec.slow_because is None:
-            self.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
-            self._take_slow_lane()
+                self._lane = S3SdkOperations(self.root, wire)
+                self.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
+            return self._lane
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
         return self._by_lane(lambda lane: lane.stat(key))
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`; pages come when they are asked for."""
-        # A bucket that is elsewhere says so at the first page, before anything was yielded.
-        try:
-            yield from self._lane.list_pages(prefix, recursive)
-        except BucketElsewhereError:
-            if self.spec.slow_because is not None:
-                raise
-            self._move()
-            yield from self._lane.list_pages(prefix, recursive)
+        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
+
+        Raises:
+            ProtocolError: The server gave a continuation token twice, so the listing would never end.
+        """
+        token: str | None = None
+        seen: set[str] = set()
+        while True:
+            page = yield from self._by_lane(partial(_list_page, prefix=prefix, recursive=recursive, token=token))
+            entries = page.entries + [ListEntry(child) for child in page.prefixes]
+            if entries:
+                yield entries
+            token = page.next_token
+            if token is None:
+                return
+            if token in seen:
+                raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
+            seen.add(token)
 
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
@@ -131,20 +147,26 @@ class S3Store:
         """As `Store.delete`."""
         return self._by_lane(lambda lane: lane.delete(key))
 
-    def _by_lane(self, begin: Callable[[S3Operations | S3SdkOperations], Operation[T]]) -> Operation[T]:
+    def _by_lane(self, begin: Callable[[S3Operations], Operation[T]]) -> Operation[T]:
+        lane = self._lane
         try:
-            return (yield from begin(self._lane))
+            return (yield from begin(lane))
         except BucketElsewhereError:
-            if self.spec.slow_because is not None:
+            other = self._lane_after(lane)
+            if other is None:
                 raise
-        self._move()
-        return (yield from begin(self._lane))
+        return (yield from begin(other))
+
+
+def _list_page(lane: S3Operations, prefix: str, recursive: bool, token: str | None) -> Operation[ListPage]:
+    return lane.list_page(prefix, recursive, token)
 
 
 def _renew_locks() -> None:
     # A thread of the parent may have held one at the moment of the fork; here it would never be released.
     for store in list(_here):
         store._renewing = threading.Lock()
+        store._moving = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)

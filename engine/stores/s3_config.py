@@ -132,6 +132,8 @@ class _Chain:
         """Kept only while its credentials refresh themselves; otherwise the environment and the files are read anew (10 ms)."""
         self.has_instance_role = True
         """False once the instance metadata service gave nothing: asking costs up to 1 s, and it will not appear later."""
+        self.has_identity = False
+        """Whether there were credentials once: then a service that gives none now is only out for a moment."""
         self.has_warned = False
         self.has_warned_of: set[str] = set()
         """Files that everybody may read."""
@@ -171,7 +173,9 @@ def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
         keys = _load_keys(session)
         ca_bundle = _find_certificates(session) if place.scheme == "https" else None
         chain.session = session if keys.expires_at_s is not None else None
-        if keys.access_key is None:
+        if keys.access_key is not None:
+            chain.has_identity = True
+        elif not anew and not chain.has_identity:
             _note_anonymous(chain)
     who = (keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
     return S3Spec(root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because)

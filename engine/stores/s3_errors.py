@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from ..errors import AuthenticationError, ConfigurationError, S3dlioError
+from .quiet import quiet
 
 _OF_CREDENTIALS: Final = (
     "NoCredentialsError",
@@ -57,7 +58,8 @@ def translated_errors(uri: str | None) -> Iterator[None]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        yield
+        with quiet():
+            yield
     except S3dlioError as error:
         error.uri = error.uri or uri
         raise

@@ -1,18 +1,21 @@
-"""`s3://` on the fast lane, in the calling process: stat, list, put and delete as requests and their meaning."""
+"""`s3://` in the calling process: stat, list, put and delete as requests and their meaning.
+
+As they stand here they go by the fast lane; `s3_sdk.py` has other requests made, and takes the same meaning from the answers.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
 
 from ..errors import NotFoundError, ProtocolError
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
-from ..types import ListEntry, ObjectInfo
-from .base import Listing, Operation
-from .s3_wire import S3Wire
-from .s3_xml import parse_list_page
+from ..types import ObjectInfo
+from .base import Operation
+from .s3_xml import ListPage, parse_list_page
 
 _METADATA = b"x-amz-meta-"
 
@@ -20,7 +23,10 @@ _METADATA = b"x-amz-meta-"
 class S3Operations:
     """The operations on one bucket."""
 
-    def __init__(self, root: str, wire: S3Wire) -> None:
+    is_slow = False
+    """Whether an SDK makes the requests."""
+
+    def __init__(self, root: str, wire: Any) -> None:
         self.root = root
         self.wire = wire
 
@@ -32,35 +38,27 @@ class S3Operations:
         """As `Store.stat`, by HEAD."""
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
+        return _describe_object(self.root + key, (yield from self._head(key)))
+
+    def _head(self, key: str) -> Operation[ResponseHead]:
+        """Returns the head that a HEAD gives."""
         fetch = yield self._exchange("HEAD", key)
         assert fetch.reply is not None
-        return describe_object(self.root + key, fetch.reply)
+        return fetch.reply
 
-    def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
-
-        Raises:
-            ProtocolError: The server gave a continuation token twice, so the listing would never end.
-        """
-        base: tuple[tuple[str, str], ...] = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
+    def list_page(self, prefix: str, recursive: bool, token: str | None) -> Operation[ListPage]:
+        """Returns the page of a listing that `token` stands for, or the first."""
+        params: tuple[tuple[str, str], ...] = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
         if not recursive:
-            base += (("delimiter", "/"),)
-        token: str | None = None
-        seen: set[str] = set()
-        while True:
-            params = base if token is None else (*base, ("continuation-token", token))
-            fetch = yield self._exchange("GET", "", params)
-            assert fetch is not None
-            page = parse_list_page(bytes(fetch.body), self.root)
-            entries = page.entries + [ListEntry(child) for child in page.prefixes]
-            if entries:
-                yield entries
-            token = page.next_token
-            if token is None:
-                return
-            if token in seen:
-                raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
-            seen.add(token)
+            params += (("delimiter", "/"),)
+        if token is not None:
+            params += (("continuation-token", token),)
+        return parse_list_page((yield from self._page(params)), self.root)
+
+    def _page(self, params: tuple[tuple[str, str], ...]) -> Operation[bytes]:
+        """Returns the document that a listing gives."""
+        fetch = yield self._exchange("GET", "", params)
+        return bytes(fetch.body)
 
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
@@ -71,26 +69,28 @@ class S3Operations:
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""
         try:
-            yield self._exchange("DELETE", key)
+            yield from self._delete(key)
         except NotFoundError as error:
             # S3 answers 204 for a missing key, others 404; a missing bucket is an error on all of them.
             if error.message.startswith("NoSuchBucket"):
                 raise
 
+    def _delete(self, key: str) -> Operation[None]:
+        yield self._exchange("DELETE", key)
 
-def describe_object(uri: str, head: ResponseHead) -> ObjectInfo:
+
+def _describe_object(uri: str, head: ResponseHead) -> ObjectInfo:
     """Returns what the head of an answer to HEAD says."""
     get = head.get
     if head.length is None:
         raise ProtocolError("the answer to HEAD has no Content-Length", uri=uri, status=head.status)
-    modified = get(b"last-modified")
     etag = head.etag
     return ObjectInfo(
         uri=uri,
         size=head.length,
         version=etag,
         etag=etag,
-        last_modified=parsedate_to_datetime(modified).strftime("%Y-%m-%dT%H:%M:%SZ") if modified else None,
+        last_modified=_iso(get(b"last-modified")),
         content_type=get(b"content-type"),
         content_language=get(b"content-language"),
         content_encoding=get(b"content-encoding"),
@@ -109,3 +109,11 @@ def describe_object(uri: str, head: ResponseHead) -> ObjectInfo:
             if name.startswith(_METADATA)
         },
     )
+
+
+def _iso(date: str | None) -> str | None:
+    """Returns an HTTP date as ISO-8601 in UTC; None for none, and for what is no date."""
+    try:
+        return parsedate_to_datetime(date).strftime("%Y-%m-%dT%H:%M:%SZ") if date else None
+    except (ValueError, OverflowError):
+        return None

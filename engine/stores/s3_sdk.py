@@ -5,7 +5,7 @@ Rules:
 * botocore makes one attempt; retries, deadlines and what is exact about a read are the loop's. It neither decodes nor verifies bodies.
 * A redirect is followed once, to another region of the same store, and signed anew; never to a host that an answer names (case N16).
 * A client is made of what the `S3Spec` says, and of nothing that stands in the environment: so it is the same in every process.
-* At DEBUG botocore logs requests with their signatures and tokens; what it logs in the threads of this lane is dropped (case A5).
+* At DEBUG botocore logs requests with their signatures and tokens; what it logs here is dropped (`quiet.py`, case A5).
 
 Everything here blocks, and runs in the threads of `fetch/threads.py`.
 """
@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import os
+import re
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from ..errors import (
     AuthenticationError,
@@ -38,27 +36,32 @@ from ..errors import (
     TruncatedBodyError,
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES
-from ..fetch.http1 import ResponseHead, format_range, parse_head, unquote_etag
+from ..fetch.http1 import ResponseHead, format_range, parse_head
 from ..fetch.sdk_lane import Call, Stream
-from ..fetch.threads import NAME
-from ..types import ListEntry, ObjectInfo
-from .base import Listing, Operation
+from ..text import clean
+from .base import Operation
+from .quiet import quiet
 from .s3_config import S3Spec
-from .s3_ops import describe_object
+from .s3_ops import S3Operations
 from .s3_wire import log_slow_lane, with_identity
 from .s3_xml import Refusal, error_from_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mypy_boto3_s3.client import S3Client
 
 T = TypeVar("T")
 
-_LOGGERS: Final = (
-    "auth", "awsrequest", "client", "configprovider", "credentials", "endpoint", "handlers", "hooks", "httpchecksum", "httpsession",
-    "loaders", "parsers", "regions", "response", "retryhandler", "retries.standard", "session", "utils",
-)  # fmt: skip
+_REGION: Final = re.compile(r"[a-z]{2,10}(-[a-z0-9]{1,20}){2,5}")
+
+
+class _Setup(NamedTuple):
+    """What one `use` fixes; replaced whole, so that a thread sees the old or the new one."""
+
+    spec: S3Spec
+    pays: dict[str, Any]
+    """Arguments of every request."""
+    reads: dict[str, Any]
+    """Arguments of requests about an object's bytes."""
 
 
 class S3SdkWire:
@@ -74,48 +77,34 @@ class S3SdkWire:
         self._renew = renew
         self.on_expired = on_expired
         self._lock = threading.Lock()
-        self._spec = spec
-        self._has_moved = False
-        """Whether the bucket turned out to be in another region than the one configured."""
+        self._region: str | None = None
+        """Where the bucket turned out to be, if that is not where it was configured."""
+        self._made: tuple[_Setup, str | None, S3Client] | None = None
+        """A client, and what it was made of."""
         self.use(spec)
+        _wires.add(self)
 
     def use(self, spec: S3Spec) -> None:
         """Signs with the credentials of `spec` from now on."""
         options = spec.sdk
         assert options is not None
-        if self._has_moved:
-            assert self._spec.sdk is not None
-            options = msgspec.structs.replace(options, region=self._spec.sdk.region)
-            spec = msgspec.structs.replace(spec, sdk=options)
-        self._spec = spec
-        self._client: S3Client | None = None
-        self.pays: dict[str, Any] = {"Bucket": options.bucket}
-        """Arguments of every request."""
+        pays: dict[str, Any] = {"Bucket": options.bucket}
         if options.requester_pays:
-            self.pays["RequestPayer"] = "requester"
-        self.reads: dict[str, Any] = dict(self.pays)
-        """Arguments of requests about an object's bytes."""
+            pays["RequestPayer"] = "requester"
+        reads = dict(pays)
         if options.sse_customer_key is not None:
-            self.reads |= {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64decode(options.sse_customer_key)}
+            reads |= {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64decode(options.sse_customer_key)}
+        self.setup = _Setup(spec, pays, reads)
 
     def successor(self) -> None:
         """There is no other way."""
 
-    def client(self) -> S3Client:
-        """Returns the client for the credentials in force, made at the first call (0.3 s)."""
-        if self._renew is not None:
-            self._renew()
-        with self._lock:
-            if self._client is None:
-                self._client = _make_client(self._spec)
-            return self._client
-
     def open(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> tuple[ResponseHead, Stream]:
         """As `SdkWire.open`."""
-        uri = self._spec.root + key
+        uri = self.setup.spec.root + key
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=uri)
-        arguments = {**self.reads, "Key": key}
+        arguments = {**self.setup.reads, "Key": key}
         if start or end is not None:
             arguments["Range"] = format_range(start, end)
         if version is not None and not version.startswith("W/"):
@@ -124,8 +113,8 @@ class S3SdkWire:
             arguments["ChecksumMode"] = "ENABLED"
         found = cast("dict[str, Any]", self.request(uri, lambda client: client.get_object(**arguments)))
         body = found["Body"]
-        if "content-length" not in _headers(found):
-            with self._translated(uri):
+        if _headers(found).get("transfer-encoding", "").lower() == "chunked":
+            with _translated(uri, self.setup.spec, None):
                 body = _read_chunks(found)
         return _head_of(found), _Body(body, uri)
 
@@ -135,41 +124,66 @@ class S3SdkWire:
         Raises:
             S3dlioError: As the store says.
         """
+        if self._renew is not None:
+            self._renew()
+        setup, region = self.setup, self._region
         try:
-            with self._translated(uri):
-                return function(self.client())
+            with _translated(uri, setup.spec, self.on_expired):
+                return function(self._client(setup, region))
         except BucketElsewhereError as error:
-            if not self._move_to(error.region):
+            other = error.region
+            if other is None or region is not None or _REGION.fullmatch(other) is None:
                 raise
-        with self._translated(uri):
-            return function(self.client())
+        with _translated(uri, setup.spec, self.on_expired):
+            found = function(self._client(setup, other))
+        self._region = other
+        return found
 
-    def _move_to(self, region: str | None) -> bool:
+    def _client(self, setup: _Setup, region: str | None) -> S3Client:
+        """Returns the client for an identity and a region, made at the first call (0.3 s)."""
         with self._lock:
-            options = self._spec.sdk
-            assert options is not None
-            # A thread may find that another one has moved meanwhile.
-            if region is None or (self._has_moved and region != options.region):
-                return False
-            if not self._has_moved:
-                self._has_moved = True
-                self._spec = msgspec.structs.replace(self._spec, sdk=msgspec.structs.replace(options, region=region))
-                self._client = None
-            return True
+            if self._made is None or self._made[:2] != (setup, region):
+                self._made = (setup, region, _make_client(setup.spec, region))
+            return self._made[2]
 
-    @contextmanager
-    def _translated(self, uri: str) -> Iterator[None]:
-        """Maps what botocore raises to errors of this package."""
-        from botocore.exceptions import BotoCoreError, ClientError
+    def abandon(self) -> None:
+        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
+        self._lock = threading.Lock()
+        if self._made is not None:
+            _inherited.append(self._made[2])
+            self._made = None
 
-        try:
+
+_wires: weakref.WeakSet[S3SdkWire] = weakref.WeakSet()
+_inherited: list[S3Client] = []
+
+
+def _abandon_all() -> None:
+    for wire in list(_wires):
+        wire.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+@contextmanager
+def _translated(uri: str, spec: S3Spec, on_expired: Callable[[], None] | None) -> Iterator[None]:
+    """Maps what botocore raises to errors of this package, and has it log nothing that nobody may see."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with quiet():
             yield
-        except ClientError as error:
-            found = error_from_refusal(_refusal(error), uri, 1)
-            found.retry_after = _headers(error.response).get("retry-after")
-            raise with_identity(found, self._spec, self.on_expired) from None
-        except BotoCoreError as error:
-            raise _translate(error, uri) from None
+    except S3dlioError:
+        raise
+    except ClientError as error:
+        found = error_from_refusal(_refusal(error), uri, 1)
+        found.retry_after = _headers(error.response).get("retry-after")
+        raise with_identity(found, spec, on_expired) from None
+    except BotoCoreError as error:
+        raise _translate(error, uri) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError("botocore can make no sense of the answer", uri=uri, cause=type(error).__name__) from None
 
 
 class _Body:
@@ -193,72 +207,55 @@ class _Body:
         self._body.close()
 
 
-class S3SdkOperations:
-    """The operations on one bucket."""
+class S3SdkOperations(S3Operations):
+    """The operations on one bucket, by botocore. What answers mean is read from the answers themselves, as on the fast lane."""
 
-    def __init__(self, root: str, wire: S3SdkWire) -> None:
-        self.root = root
-        self.wire = wire
+    is_slow = True
 
     def _call(self, key: str, function: Callable[[S3Client], Any]) -> Call:
         uri = self.root + key
         return Call(uri, self.wire, partial(self.wire.request, uri, function))
 
-    def stat(self, key: str) -> Operation[ObjectInfo]:
-        """As `Store.stat`."""
-        if not key:
-            raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        done = yield self._call(key, lambda client: client.head_object(**self.wire.reads, Key=key))
+    def _head(self, key: str) -> Operation[ResponseHead]:
+        done = yield self._call(key, lambda client: client.head_object(**self.wire.setup.reads, Key=key))
         assert isinstance(done, Call)
-        return describe_object(self.root + key, _head_of(done.result))
+        return _head_of(done.result)
 
-    def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`.
-
-        Raises:
-            ProtocolError: The server gave a continuation token twice, so the listing would never end.
-        """
-        arguments = {**self.wire.pays, "Prefix": prefix} | ({} if recursive else {"Delimiter": "/"})
-        seen: set[str] = set()
-        while True:
-            done = yield self._call(prefix, partial(_list, arguments=dict(arguments)))
-            assert isinstance(done, Call)
-            page = done.result
-            entries = [self._entry(entry) for entry in page.get("Contents", ())]
-            entries += [ListEntry(self.root + child["Prefix"]) for child in page.get("CommonPrefixes", ())]
-            if entries:
-                yield entries
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated"):
-                return
-            if not token or token in seen:
-                raise ProtocolError("the listing is truncated, and gives no new token", uri=self.root + prefix)
-            seen.add(token)
-            arguments["ContinuationToken"] = token
-
-    def _entry(self, entry: dict[str, Any]) -> ListEntry:
-        etag, modified = entry.get("ETag"), entry.get("LastModified")
-        when = modified.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(modified, datetime) else None
-        return ListEntry(self.root + entry["Key"], entry["Size"], (unquote_etag(etag) or None) if etag else None, when)
+    def _page(self, params: tuple[tuple[str, str], ...]) -> Operation[bytes]:
+        given = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
+        done = yield self._call("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given))
+        assert isinstance(done, Call)
+        document: bytes = done.result[_DOCUMENT]
+        return document
 
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`."""
-        yield self._call(key, lambda client: client.put_object(**self.wire.reads, Key=key, Body=bytes(data)))
+        # A copy, and now: the caller may change it as soon as the call is over, whatever a thread still does.
+        body = bytes(data)
+        yield self._call(key, lambda client: client.put_object(**self.wire.setup.reads, Key=key, Body=body))
 
-    def delete(self, key: str) -> Operation[None]:
-        """As `Store.delete`."""
-        try:
-            yield self._call(key, lambda client: client.delete_object(**self.wire.pays, Key=key))
-        except NotFoundError as error:
-            if error.message.startswith("NoSuchBucket"):
-                raise
+    def _delete(self, key: str) -> Operation[None]:
+        yield self._call(key, lambda client: client.delete_object(**self.wire.setup.pays, Key=key))
 
 
-def _list(client: S3Client, arguments: dict[str, Any]) -> Any:
-    return client.list_objects_v2(**arguments)
+_LIST_ARGUMENTS: Final = {
+    "prefix": "Prefix",
+    "delimiter": "Delimiter",
+    "continuation-token": "ContinuationToken",
+    "encoding-type": "EncodingType",
+}
+_DOCUMENT: Final = "s3dlio-document"
 
 
-def _make_client(spec: S3Spec) -> S3Client:
+def _keep_document(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Has a listing's document handed out as it came: botocore reads less carefully than `s3_xml.py`."""
+    if response_dict["status_code"] < 300:
+        customized_response_dict[_DOCUMENT] = response_dict["body"]
+        response_dict["body"] = b"<ListBucketResult/>"
+
+
+def _make_client(spec: S3Spec, region: str | None) -> S3Client:
+    """Makes a client for `region`, or, by None, for the one that was configured."""
     import botocore.session
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -267,9 +264,8 @@ def _make_client(spec: S3Spec) -> S3Client:
     assert options is not None
     assert spec.slow_because is not None
     log_slow_lane(spec.root, spec.slow_because)
-    _hush()
-    session = botocore.session.Session()
-    # The files of this process may not be those of the one that resolved the bucket.
+    # The files and the profile of this process may not be those of the one that resolved the bucket.
+    session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
     session.set_config_variable("config_file", os.devnull)
     session.set_config_variable("credentials_file", os.devnull)
     arguments: dict[str, Any] = {
@@ -286,7 +282,7 @@ def _make_client(spec: S3Spec) -> S3Client:
     }
     made = session.create_client(
         "s3",
-        region_name=options.region,
+        region_name=region or options.region,
         endpoint_url=options.endpoint_url,
         verify=spec.ca_bundle or True,
         aws_access_key_id=spec.access_key,
@@ -296,23 +292,12 @@ def _make_client(spec: S3Spec) -> S3Client:
     )
     # botocore's own way to other regions asks where the bucket is, by requests that may be redirected in turn, without end.
     made.meta.events.register_first("needs-retry.s3", _follow_nothing)
+    made.meta.events.register("before-parse.s3.ListObjectsV2", _keep_document)
     return cast("S3Client", made)
 
 
 def _follow_nothing(request_dict: dict[str, Any], **_: object) -> None:
     request_dict.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
-
-
-def _is_fit_to_log(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.DEBUG or not (record.threadName or "").startswith(NAME)
-
-
-def _hush() -> None:
-    # A filter of a parent is not asked about the records of its children, so each gets it; a second time changes nothing.
-    for name in _LOGGERS:
-        logging.getLogger(f"botocore.{name}").addFilter(_is_fit_to_log)
-    for name in ("urllib3.connectionpool", "urllib3.util.retry"):
-        logging.getLogger(name).addFilter(_is_fit_to_log)
 
 
 def _headers(response: Any) -> dict[str, str]:
@@ -346,18 +331,26 @@ def _refusal(error: Any) -> Refusal:
     is_code = code is not None and not str(code).isdigit()
     return Refusal(
         status,
-        code if is_code else None,
-        str(found.get("Message", "")) if is_code else "",
+        _plain(code) if is_code else None,
+        _plain(found.get("Message")) if is_code else "",
         _headers(response),
-        response.get("ResponseMetadata", {}).get("RequestId"),
-        found.get("ServerTime"),
+        _plain(response.get("ResponseMetadata", {}).get("RequestId")) or None,
+        _plain(found.get("ServerTime")) or None,
         is_code,
     )
+
+
+def _plain(text: Any) -> str:
+    return clean(" ".join(str(text or "").split()))[:2048]
 
 
 def _translate(error: Any, uri: str) -> S3dlioError:
     """Returns what an error of botocore means. Its own text may hold a URL with a password, or what was sent, and is not passed on."""
     names = [cls.__name__ for cls in type(error).__mro__]
+    if names[0] == "SSLError" and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return CertificateError(
+            "the server's certificate is refused; if it is your own, name its issuer in AWS_CA_BUNDLE", uri=uri, cause=names[0]
+        )
     for cause, (kind, text) in _MEANINGS.items():
         if cause in names:
             return kind(text, uri=uri, cause=names[0])
@@ -367,7 +360,7 @@ def _translate(error: Any, uri: str) -> S3dlioError:
 _MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
     "ConnectTimeoutError": (StoreTimeoutError, "the store did not accept a connection in time"),
     "ReadTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
-    "SSLError": (CertificateError, "the TLS connection was refused; if the certificate is your own, name its issuer in AWS_CA_BUNDLE"),
+    "SSLError": (ConnectFailedError, "the TLS handshake failed"),
     "ProxyConnectionError": (ConnectFailedError, "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     "IncompleteReadError": (TruncatedBodyError, "the body ended too early"),
     "ResponseStreamingError": (TruncatedBodyError, "the connection broke in the middle of the body"),
@@ -375,5 +368,10 @@ _MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
     "NoCredentialsError": (AuthenticationError, "there are no credentials"),
     "PartialCredentialsError": (AuthenticationError, "the credentials are incomplete"),
     "ParamValidationError": (ConfigurationError, "botocore refuses the bucket's name or the key"),
+    "ProfileNotFound": (ConfigurationError, "there is no such profile"),
+    "InvalidRegionError": (ConfigurationError, "the region makes no sense"),
+    "InvalidConfigError": (ConfigurationError, "the profile's s3 section makes no sense"),
+    "EndpointResolutionError": (ConfigurationError, "botocore finds no endpoint for the bucket"),
+    "UnsupportedS3ConfigurationError": (ConfigurationError, "the profile's s3 section does not fit the bucket"),
     "HTTPClientError": (ConnectFailedError, "the connection could not be made, or broke"),
 }

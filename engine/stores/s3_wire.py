@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,6 +25,8 @@ from .s3_config import S3Spec
 from .s3_xml import error_from_response
 
 _log = logging.getLogger("s3dlio")
+_lock = threading.Lock()
+"""Held while a successor is made: microseconds."""
 _told: set[tuple[str, str]] = set()
 ELSEWHERE = "it is in another region, or the store redirects"
 """Why a bucket came to the SDK lane that had begun on the fast one."""
@@ -49,6 +53,10 @@ class S3Wire:
         self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
         self._base = spec.path_prefix + "/"
+        self._spec = spec
+        self._successor: Any = None
+        """The wire that a bucket in another region is reached by, once it turned out to be there."""
+        self._is_elsewhere = False
         self.use(spec)
 
     def use(self, spec: S3Spec) -> None:
@@ -57,13 +65,14 @@ class S3Wire:
         Raises:
             AuthenticationError, ConfigurationError: As `Signer`; what was used before is used on.
         """
-        self._spec = spec
-        self._successor: Any = None
-        self._is_elsewhere = spec.slow_because is not None
         credentials = None
         if spec.access_key is not None and spec.secret_key is not None:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
         self._signer = Signer(credentials, region=spec.region, on_second=self._renew)
+        self._spec = spec
+        self._is_elsewhere |= spec.slow_because is not None
+        if self._successor is not None:
+            self._successor.use(msgspec.structs.replace(spec, slow_because=ELSEWHERE))
 
     def _sign(self, method: str, path: str, query: str, payload_hash: str, headers: Headers = ()) -> str:
         signer = self._signer
@@ -110,11 +119,13 @@ class S3Wire:
 
     def successor(self) -> Any:
         """As `Wire.successor`: the SDK lane, which finds buckets in other regions."""
-        if self._successor is None and self._spec.sdk is not None:
-            from .s3_sdk import S3SdkWire
+        from .s3_sdk import S3SdkWire
 
-            spec = msgspec.structs.replace(self._spec, slow_because=ELSEWHERE)
-            self._successor = S3SdkWire(spec, self._renew, self.on_expired)
+        with _lock:
+            if self._successor is None and self._spec.sdk is not None:
+                spec = msgspec.structs.replace(self._spec, slow_because=ELSEWHERE)
+                self._successor = S3SdkWire(spec, self._renew, self.on_expired)
+        self._is_elsewhere = True
         return self._successor
 
     def error(self, head: ResponseHead, body: bytes, uri: str, attempts: int) -> S3dlioError:
@@ -146,3 +157,12 @@ def log_slow_lane(root: str, why: str) -> None:
     if (root, why) not in _told:
         _told.add((root, why))
         _log.info("requests to %s are made by botocore, in threads, which costs more time: %s", root, why)
+
+
+def _renew_lock() -> None:
+    # Another thread may hold it at the moment of a fork; the child would wait for ever.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

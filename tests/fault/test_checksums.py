@@ -13,7 +13,7 @@ from awscrt import checksums
 
 import s3dlio
 import s3dlio.engine.ops.lifecycle  # The kit ends the engine through it, as soon as it is loaded.
-from tests.support.answers import chunked, cut_after, flip, flipped, reset_after, without_header
+from tests.support.answers import Respond, chunked, cut_after, flip, flipped, reset_after, without_header
 from tests.support.moto_server import MotoServer
 from tests.support.object_server import ObjectServer
 from tests.support.s3_endpoint import S3Endpoint
@@ -92,6 +92,23 @@ def test_i4_the_rest_of_a_broken_body_is_summed_with_what_came_before(served: Ob
     assert [request.headers.get("range") for request in served.requests_of(PATH)][-1] is None
 
 
+@pytest.mark.parametrize("etag", [None, 'W/"1"'], ids=["no ETag", "a weak one"])
+def test_i4_what_must_begin_anew_is_asked_for_whole_and_verified(served: ObjectServer, read: Read, etag: str | None) -> None:
+    serve(served, LARGE)
+    if etag is not None:
+        served.headers[PATH]["ETag"] = etag
+    answer = served.honest(_get()).with_headers(etag=etag)
+    served.faults[PATH] = [cut_after(700_000, answer), flip(answer, 1000), answer]
+    assert bytes(read(URI)) == LARGE
+    assert ["range" in request.headers for request in served.requests_of(PATH)] == [False] * 3
+
+
+def test_i4_another_success_than_200_is_not_the_object(served: ObjectServer, read: Read) -> None:
+    served.objects[PATH] = SMALL
+    served.faults[PATH] = [Respond(202, {"ETag": '"1"'}, b"not yet")]
+    assert bytes(read(URI)) == SMALL
+
+
 @pytest.mark.parametrize("at", [1, 1_000_000, 3_000_000])
 def test_i4_a_resumed_body_is_verified_once_and_whole(served: ObjectServer, at: int) -> None:
     serve(served, LARGE)
@@ -131,11 +148,12 @@ def test_i4_an_object_replaced_while_it_is_read_is_held_against_its_own_checksum
         {},
         {"x-amz-checksum-crc32c": "AAAAAA==-3"},
         {"x-amz-checksum-crc32c": "AAAAAA==", "x-amz-checksum-type": "COMPOSITE"},
+        {"x-amz-checksum-crc32c": "AAAAAA==", "x-amz-checksum-type": "  composite"},
         {"x-amz-checksum-crc32c": "AAAAAAAAAAA="},
         {"x-amz-checksum-crc32c": "not base64"},
         {"x-amz-checksum-sha256": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="},
     ],
-    ids=["none", "composite", "composite-type", "of-another-length", "nonsense", "another-kind"],
+    ids=["none", "composite", "composite-type", "composite-type-spaced", "of-another-length", "nonsense", "another-kind"],
 )
 def test_i5_without_a_checksum_of_the_whole_object_it_is_unverified_and_no_alarm(
     served: ObjectServer, headers: dict[str, str]

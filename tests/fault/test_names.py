@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ class Names:
         self._real = socket.getaddrinfo
 
     def __call__(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        if not str(host).endswith(".test"):
+        if host not in self.addresses and not str(host).endswith(".test"):
             return self._real(host, port, *args, **kwargs)
         self.asked.append(host)
         assert self.gate.wait(20)
@@ -155,6 +156,53 @@ def test_n1_an_address_that_refuses_is_passed_over(
     s3_env(f"http://some.test:{served.port}")
     uris = [f"s3://bucket/{index}" for index in range(60)]
     assert [bytes(view) for view in s3dlio.get_many(uris, workers=16)] == [served.objects[f"/bucket/{index}"] for index in range(60)]
+
+
+def test_n1_however_many_addresses_are_dead_the_one_that_lives_is_found(
+    served: ObjectServer, played: Names, s3_env: Callable[[str], None]
+) -> None:
+    s3dlio.configure(max_attempts=1)
+    played.addresses["some.test"] = [*(f"127.0.0.{number}" for number in range(3, 9)), "127.0.0.1"]
+    served.objects[PATH] = b"data"
+    s3_env(f"http://some.test:{served.port}")
+    assert bytes(s3dlio.get(URI)) == b"data"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_n1_an_address_without_a_route_is_a_failed_connection(
+    served: ObjectServer, played: Names, s3_env: Callable[[str], None], scheme: str
+) -> None:
+    played.addresses["nowhere.test"] = ["255.255.255.255"]
+    s3_env(f"{scheme}://nowhere.test:{served.port}")
+    with pytest.raises(s3dlio.ConnectFailedError, match="cannot connect to nowhere"):
+        s3dlio.get(URI)
+
+
+def test_n1_a_name_that_ends_in_a_digit_is_a_name(played: Names, served: ObjectServer, s3_env: Callable[[str], None]) -> None:
+    played.addresses["minio1"] = ["127.0.0.1"]
+    served.objects[PATH] = b"data"
+    s3_env(f"http://minio1:{served.port}")
+    assert bytes(s3dlio.get(URI)) == b"data"
+
+
+def test_n1_a_lookup_for_which_there_is_no_thread_is_a_failed_connection_and_no_more(
+    served: ObjectServer, played: Names, s3_env: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3dlio.configure(max_attempts=1)
+    played.addresses["store.test"] = ["127.0.0.1"]
+    served.objects[PATH] = b"data"
+    s3_env(f"http://store.test:{served.port}")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", partialmethod(_start_others, threading.Thread.start))
+        with pytest.raises(s3dlio.ConnectFailedError, match="can't start new thread"):
+            s3dlio.get(URI)
+    assert bytes(s3dlio.get(URI)) == b"data"
+
+
+def _start_others(thread: threading.Thread, start: Callable[[threading.Thread], None]) -> None:
+    if thread.name == "s3dlio-names":
+        raise RuntimeError("can't start new thread")
+    start(thread)
 
 
 def test_n1_a_server_at_an_ipv6_address_is_reached(played: Names, s3_env: Callable[[str], None]) -> None:

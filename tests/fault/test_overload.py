@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,8 +58,8 @@ def test_n10_a_storm_of_slow_down_makes_the_workers_calm_and_no_object_is_lost(s
         found = dict(pool.fetch([f"s3://bucket/{index}" for index in range(num)], errors="return"))
     assert {uri: bytes(view) for uri, view in found.items()} == {f"s3:/{path}": data for path, data in served.objects.items()}
     assert overloaded.num_answered == num
-    # 64 at once against 4: without holding back, each object would be refused many times.
-    assert overloaded.num_refused < num
+    # 64 at once against 4: without holding back, there are 970 refusals. Eight workers cannot be fewer than eight at once.
+    assert overloaded.num_refused < (num if procs else num / 2)
 
 
 def test_n10_another_host_gets_its_requests_while_one_is_spared(served: ObjectServer, s3_env: Callable[[str], None]) -> None:
@@ -77,6 +78,32 @@ def test_n10_another_host_gets_its_requests_while_one_is_spared(served: ObjectSe
 def _fetch_unordered(uris: list[str]) -> Iterator[tuple[str, Any]]:
     with s3dlio.Pool(procs=0, jobs=4, memory_bytes="16MiB") as pool:
         yield from pool.fetch(uris, ordered=False)
+
+
+def test_n10_waiting_for_a_spared_host_costs_no_cpu(served: ObjectServer) -> None:
+    served.objects[PATH] = b"data"
+    served.faults[PATH] = [s3_error(503, "SlowDown")] * 2
+
+    def later(request: Request, connection: Connection) -> None:
+        threading.Event().wait(0.02)
+        served.honest(request)(request, connection)
+
+    served.faults[PATH] += [later] * 40
+    begun_s = time.thread_time()
+    assert [bytes(view) for view in s3dlio.get_many([URI] * 40, workers=16)] == [b"data"] * 40
+    assert time.thread_time() - begun_s < 0.3
+
+
+def test_n10_n11_a_pause_goes_on_while_nobody_waits_and_no_longer(served: ObjectServer) -> None:
+    s3dlio.configure(max_attempts=1)
+    served.objects[PATH] = served.objects["/bucket/other"] = b"data"
+    served.faults[PATH] = [s3_error(503, "SlowDown", {"Retry-After": "1"})]
+    with pytest.raises(s3dlio.ThrottledError):
+        s3dlio.get(URI)
+    begun_s = time.monotonic()
+    threading.Event().wait(0.6)
+    assert bytes(s3dlio.get("s3://bucket/other")) == b"data"
+    assert 0.9 < time.monotonic() - begun_s < 1.5
 
 
 @pytest.fixture(params=["get", "inline", "workers"])
@@ -125,6 +152,22 @@ def test_n14_a_server_that_only_drips_is_a_timeout_at_the_deadline(served: Objec
         s3dlio.get(URI)
     over.set()
     assert caught.value.uri == URI
+
+
+def test_n14_a_chunked_body_above_the_limit_is_let_go_on_too(served: ObjectServer, read: Callable[[str], Any]) -> None:
+    served.objects[PATH] = content("key", 8_000)
+
+    def trickle(request: Request, connection: Connection) -> None:
+        answer = served.honest(request).with_headers(content_length=None, transfer_encoding="chunked")
+        connection.send(answer.head())
+        for start in range(0, 8_000, 400):
+            threading.Event().wait(0.1)
+            connection.send(b"190\r\n%b\r\n" % bytes(answer.body[start : start + 400]))
+        connection.send(b"0\r\n\r\n")
+
+    served.faults[PATH] = [trickle]
+    assert bytes(read(URI)) == served.objects[PATH]
+    assert len(served.requests_of(PATH)) == 1
 
 
 def test_n14_a_slow_server_above_the_limit_is_let_go_on(served: ObjectServer, read: Callable[[str], Any]) -> None:
