@@ -79,7 +79,7 @@ def ask(origin: Origin, mailbox: Mailbox[Name]) -> None:
         try:
             threading.Thread(target=_look_up, args=(names, key), name="s3dlio-names", daemon=True).start()
         except RuntimeError as error:
-            _end(names, key, Found((), str(error), 0.0))
+            _end(names, key, Found((), str(error), time.monotonic() + _FAILURE_TTL_S))
 
 
 def forget() -> None:

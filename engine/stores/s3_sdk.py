@@ -222,7 +222,7 @@ class S3SdkOperations(S3Operations):
         return _head_of(done.result)
 
     def _page(self, params: tuple[tuple[str, str], ...]) -> Operation[bytes]:
-        given = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
+        given: dict[str, Any] = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
         done = yield self._call("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given))
         assert isinstance(done, Call)
         document: bytes = done.result[_DOCUMENT]

@@ -196,6 +196,7 @@ def test_n1_a_lookup_for_which_there_is_no_thread_is_a_failed_connection_and_no_
         patch.setattr(threading.Thread, "start", partialmethod(_start_others, threading.Thread.start))
         with pytest.raises(s3dlio.ConnectFailedError, match="can't start new thread"):
             s3dlio.get(URI)
+    s3dlio.configure(max_attempts=50, backoff_initial_s=0.2)
     assert bytes(s3dlio.get(URI)) == b"data"
 
 
