@@ -196,7 +196,7 @@ class ObjectTooLargeError(S3dlioError, MemoryError):
 
 
 class WorkerLostError(S3dlioError, RuntimeError):
-    """A worker process died, and the restart budget is spent."""
+    """Worker processes died: of one object, which fails by this, or faster than they may be started again."""
 
 
 class PoolClosedError(S3dlioError, RuntimeError):
