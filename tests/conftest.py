@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,10 @@ from tests.support.object_server import ObjectServer
 from tests.support.rclone_server import RcloneServer
 from tests.support.s3_endpoint import S3Endpoint, endpoint_env
 from tests.support.scripted_server import ScriptedServer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell: programs that are interrupted here would inherit that, and never notice.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: two cores are shared with servers and workers, so a single slow example says nothing.
 hypothesis_settings.register_profile("ci", deadline=None, derandomize=False, max_examples=100, print_blob=True)
