@@ -26,7 +26,7 @@ from ..errors import (
 from .accept import accept, accept_whole, begin_sum, check_sum
 from .checksums import raise_mismatch, sum_function
 from .head_buffer import HeadBuffer
-from .http1 import ChunkedBody, ResponseHead, has_body, parse_head
+from .http1 import ChunkedBody, ResponseHead, has_body
 from .origin import Site
 from .request import Fetch, State
 
@@ -212,7 +212,8 @@ class AnswerReceiver(HeadBuffer):
     def _read_head(self, begin: int) -> bool:
         """Goes on with the answer if the head is complete; its end is looked for from `begin` on."""
         while (end := self._head.find(b"\r\n\r\n", begin, self._head_used)) >= 0:
-            head = parse_head(bytes(self._head_view[: end + 4]))
+            head = self._whole_head(bytes(self._head_view[: end + 4]))
+            assert head is not None
             if head.status >= 200:
                 self._head_end = end + 4
                 self._reply = head
