@@ -163,6 +163,10 @@ class BucketElsewhereError(RequestRejectedError):
     """The region that the store named, for whoever can go there; it does not travel."""
 
 
+class DecodeError(S3dlioError, ValueError):
+    """The bytes of the object are not what `decode` was told they are, or would become more than `max_decoded_bytes`."""
+
+
 class ConfigurationError(S3dlioError, ValueError):
     """A setting or an argument has no meaning here; the text says which would."""
 

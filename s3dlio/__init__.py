@@ -20,6 +20,7 @@ _HOME = {
         "ChecksumMismatchError",
         "ConfigurationError",
         "ConnectFailedError",
+        "DecodeError",
         "ExpiredCredentialsError",
         "InsufficientMemoryError",
         "InternalError",
