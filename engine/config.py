@@ -153,18 +153,7 @@ def child_environment() -> dict[str, str]:
 
     A worker gets its settings and its stores' credentials by message, so neither stands in `/proc/<pid>/environ` of a child.
     """
-    keep = (
-        "PATH",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "HOME",
-        "LD_LIBRARY_PATH",
-        "LD_PRELOAD",
-        "VIRTUAL_ENV",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-    )
+    keep = ("PATH", "LANG", "TZ", "TMPDIR", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return {k: v for k, v in os.environ.items() if k in keep or k.startswith(("LC_", "PYTHON", "MALLOC_"))}
 
 
@@ -229,9 +218,7 @@ def _convert(source: str, name: str, value: Any) -> Any:
     else:
         try:
             kind = Settings.__annotations__[name]
-            found = msgspec.convert(
-                value, {"int": int, "float": float, "bool": bool}[kind], strict=not isinstance(value, str)
-            )
+            found = msgspec.convert(value, {"int": int, "float": float, "bool": bool}[kind], strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
     # A duration or a count of zero would be a busy loop or a deadlock; only the names in _MINIMUM may be lower than their default says.
