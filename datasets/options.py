@@ -1,4 +1,4 @@
-"""What a data set is asked for, checked when it is made: a wrong argument fails in the line that is wrong, not in a worker an hour later."""
+"""What a data set is asked for, checked when it is made: a wrong argument fails where it was written, not in a worker an hour later."""
 
 from __future__ import annotations
 
@@ -81,7 +81,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_int(name: str, value: object, least: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        raise ConfigurationError(f"{name} is a whole number{'' if least is None else f' from {least} on'}, not {value!r}")
+        raise ConfigurationError(
+            f"{name} is a whole number{'' if least is None else f' from {least} on'}, not {value!r}"
+        )
 
 
 def _check_one(name: str, value: object, known: tuple[object, ...]) -> None:

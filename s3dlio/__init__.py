@@ -44,6 +44,7 @@ _HOME = {
         "ViewsHeldError",
         "WorkerLostError",
     ),
+    "s3dlio.datasets.state": ("merge_states",),
     "s3dlio.engine.config": ("configure",),
     "s3dlio.engine.memory.view": ("BytesView",),
     "s3dlio.engine.pool.pool": ("Pool",),
@@ -62,6 +63,7 @@ _HOME = {
     "s3dlio.engine.ops.batch": ("get_many",),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
     "s3dlio.engine.ops.lifecycle": ("init_logging", "shutdown"),
+    "s3dlio.datasets.torch": ("ObjectStoreIterableDataset", "ObjectStoreMapDataset"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -82,6 +84,9 @@ def __dir__() -> builtins.list[str]:
 
 
 if TYPE_CHECKING:
+    from s3dlio.datasets.state import merge_states as merge_states
+    from s3dlio.datasets.torch import ObjectStoreIterableDataset as ObjectStoreIterableDataset
+    from s3dlio.datasets.torch import ObjectStoreMapDataset as ObjectStoreMapDataset
     from s3dlio.engine.config import configure as configure
     from s3dlio.engine.memory.view import BytesView as BytesView
     from s3dlio.engine.ops.awaited import exists_async as exists_async

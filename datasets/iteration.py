@@ -1,0 +1,140 @@
+"""One iteration over a data set in one process: asks for what comes next, and counts what was handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from s3dlio.engine.pool.wanted import Group
+
+from .batch import Rows, plan_rows
+from .decode import find_decoder
+from .deliveries import Delivery, Judge, batches, row_batches, samples
+from .progress_bar import ProgressBar
+from .records import in_order, record_batches, shuffled
+from .tfrecord import ShuffleBuffer
+
+if TYPE_CHECKING:
+    from s3dlio.engine.pool.items import Item
+    from s3dlio.engine.types import ObjectRef
+
+    from .progress import Tally
+    from .stream import Stream
+    from .waiting import Waiting
+
+_BLOCK: Final = 256
+"""References are made so many at once."""
+
+
+class Iteration:
+    """Yields deliveries, from a `with`. Each is to be noted when it is handed out."""
+
+    def __init__(
+        self, stream: Stream, tally: Tally, waiting: Waiting, place: tuple[int, int], num_sharers: int
+    ) -> None:
+        """Fetches nothing before the first is asked for.
+
+        Args:
+            stream: The data set.
+            tally: What is to be delivered, and what was already.
+            waiting: Counts how long the loop waits.
+            place: The rank, and the worker in it.
+            num_sharers: Processes that share the data set's memory.
+        """
+        self.waiting = waiting
+        self._stream = stream
+        self._tally = tally
+        self._place = place
+        self._num_sharers = num_sharers
+        self._position: Any = tally.position
+        total = None if stream.is_of_records else tally.share.num_samples - tally.num_delivered
+        self._bar = ProgressBar(stream.listing.name, total, waiting) if stream.options.progress else None
+        self._deliveries = self._open()
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return self._deliveries
+
+    def note(self, delivery: Delivery) -> None:
+        """Counts what is handed out now as delivered."""
+        self._tally.note(delivery.num)
+        self._position = delivery.position
+        if self._bar is not None:
+            self._bar.add(delivery.num)
+
+    def settle(self) -> None:
+        """Has the tally say where the stream of records stands, if it is one: that costs too much to be said of each record."""
+        self._tally.position = self._position() if callable(self._position) else self._position
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deliveries.close()
+        self.waiting.end()
+        if self._bar is not None:
+            self._bar.close()
+
+    def _open(self) -> Any:
+        stream, tally, options = self._stream, self._tally, self._stream.options
+        judge = Judge(options.on_error == "skip", stream.skip_log)
+        if stream.is_of_records:
+            return self._open_records(judge)
+        rows = self._plan()
+        if rows is not None:
+            items = self._fetch(self._groups(rows))
+            return row_batches(items, rows, options.pad_to is not None, options.decode == "npy", judge)
+        decode = find_decoder(options.decode)
+        items = self._fetch(self._refs())
+        if options.batch_size is None:
+            return samples(items, decode, judge)
+        sizes = (len(tally.share.unit(unit)) for unit in range(tally.num_units, len(tally.share)))
+        return batches(items, sizes, decode, judge)
+
+    def _open_records(self, judge: Judge) -> Iterator[Delivery]:
+        stream, tally, options = self._stream, self._tally, self._stream.options
+        files = tally.share.samples()
+
+        def fetch(numbers: Sequence[int]) -> Iterator[Item]:
+            return self._fetch(iter(stream.listing.refs(files[numbers])))
+
+        if options.shuffle:
+            buffer: ShuffleBuffer[Any] = ShuffleBuffer(options.shuffle_buffer, options.seed, stream.epoch, self._place)
+            found = shuffled(fetch, len(files), tally.position, buffer, judge)
+        else:
+            found = in_order(fetch, len(files), tally.position, tally.num_delivered, judge)
+        return found if options.batch_size is None else record_batches(found, options.batch_size, options.drop_last)
+
+    def _plan(self) -> Rows | None:
+        """Returns how batches lie in one slot, if they do: what becomes of each sample by itself needs no rows."""
+        stream, options = self._stream, self._stream.options
+        is_of_bytes = options.decode in (None, "npy") and not stream.has_transform
+        if options.batch_size is None or not (is_of_bytes or options.pad_to is not None):
+            return None
+        listing = stream.listing
+        most = stream.source.memory_bytes(self._num_sharers) // 2
+        return plan_rows(listing.sizes, options.batch_size, options.pad_to, options.decode == "npy", most, listing.uri)
+
+    def _groups(self, rows: Rows) -> Iterator[Group]:
+        share, listing = self._tally.share, self._stream.listing
+        for unit in range(self._tally.num_units, len(share)):
+            yield Group(listing.refs(share.unit(unit)), rows.stride)
+
+    def _refs(self) -> Iterator[ObjectRef]:
+        share, listing = self._tally.share, self._stream.listing
+        for begin in range(self._tally.num_delivered, share.num_samples, _BLOCK):
+            yield from listing.refs(share.samples(begin, min(begin + _BLOCK, share.num_samples)))
+
+    def _fetch(self, wanted: Iterator[ObjectRef | Group]) -> Iterator[Item]:
+        """Yields what is wanted, and counts how long the loop waits for it."""
+        items, waiting = self._stream.source.fetch(wanted, self._num_sharers), self.waiting
+        while True:
+            waiting.asks()
+            item = next(items, None)
+            if item is None:
+                return
+            waiting.gets(item, len(item.uris))
+            yield item
+            del item

@@ -1,0 +1,241 @@
+"""A data set as a stream: which sample comes next, and how far the epoch is. Knows no framework.
+
+Rules:
+
+* What comes, and in which order, is decided by `order.py` when the iteration begins, from the listing, the seed, the epoch, and the
+  place of this process. Nothing that happens later changes it: failures, restarts and speed only change when it comes.
+* A sample counts as delivered when it is handed out (`note`), and never before; skipped ones count with the next that is handed out.
+* An error is raised in its turn. It ends the iteration; the state then stands before the sample that failed.
+* The epoch is 0 until `set_epoch`, and never changes by itself. It lies in memory that the workers of a DataLoader share.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from s3dlio.engine.errors import ConfigurationError
+from s3dlio.engine.memory.shared_block import SharedBlock
+
+from .iteration import Iteration
+from .order import Layout, Share, epoch_order
+from .progress import Progress
+from .skipped import SkipLog
+from .source import Source
+from .state import Subject
+from .waiting import Waiting
+from .world import World, find_worker, find_world, is_in_data_loader
+
+if TYPE_CHECKING:
+    from .listing import Listing
+    from .options import Options
+
+_SHARED: Final = struct.Struct("<qq")
+"""The epoch, and how many iterations the workers of a DataLoader have begun."""
+
+
+class Stream:
+    """A data set, for any number of iterations. Not thread-safe; pickles, and may be forked."""
+
+    def __init__(self, listing: Listing, listing_s: float, options: Options, *, has_transform: bool = False) -> None:
+        """Begins at epoch 0.
+
+        Args:
+            listing: The objects.
+            listing_s: How long it took to list them.
+            options: Checked.
+            has_transform: Whether each sample is looked at by the user's own function: then batches are not made in place.
+        """
+        self.listing = listing
+        self.options = options
+        self.listing_s = listing_s
+        self.has_transform = has_transform
+        self.source = Source(options)
+        self.skip_log = SkipLog()
+        self._shared = SharedBlock.create(_SHARED.size)
+        self._inherited: World | None = None
+        """Where the process that pickled it was: a spawned worker of a DataLoader cannot find that out."""
+        self._progress = Progress(self._subject())
+        self._iteration: Iteration | None = None
+        """The last one of this process."""
+        self._num_seen_in_workers = 0
+        self._is_compared = False
+
+    # The epoch.
+
+    @property
+    def epoch(self) -> int:
+        """Which epoch the next iteration is of."""
+        epoch: int = _SHARED.unpack_from(self._shared.buffer)[0]
+        return epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Has the next iteration be of `epoch`, in all processes that share this data set: another one begins at its beginning.
+
+        Raises:
+            ConfigurationError: It is no whole number from 0 on.
+        """
+        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 63:
+            raise ConfigurationError(f"an epoch is a whole number from 0 on, not {epoch!r}")
+        self._progress.set_epoch(epoch)
+        self._write(epoch, self._num_in_workers)
+
+    @property
+    def _num_in_workers(self) -> int:
+        num: int = _SHARED.unpack_from(self._shared.buffer)[1]
+        return num
+
+    def _write(self, epoch: int, num_in_workers: int) -> None:
+        _SHARED.pack_into(self._shared.buffer, 0, epoch, num_in_workers)
+
+    # The place of this process.
+
+    def _subject(self) -> Subject:
+        return Subject(
+            kind="tfrecord" if self.is_of_records else "objects",
+            dataset=self.listing.name,
+            listing=self.listing.digest,
+            num_objects=len(self.listing),
+            seed=self.options.seed,
+            shuffle=self.options.shuffle,
+        )
+
+    @property
+    def is_of_records(self) -> bool:
+        """Whether an object is a file of many samples."""
+        return self.options.decode == "tfrecord"
+
+    def world(self) -> World:
+        """Returns the rank of this process, and how many there are.
+
+        Raises:
+            ConfigurationError: Two sources disagree.
+        """
+        options, inherited = self.options, self._inherited
+        if options.rank is None and inherited is not None:
+            return find_world(inherited.rank, inherited.size)
+        return find_world(options.rank, options.world_size)
+
+    def layout(self, world_size: int, num_workers: int) -> Layout:
+        """Returns how samples are shared out: files of records by file, since nobody knows what is in them."""
+        batch_size = None if self.is_of_records else self.options.batch_size
+        drop_last = self.options.drop_last and not self.is_of_records
+        return Layout(world_size, num_workers, batch_size, drop_last, self.options.tail)
+
+    def __len__(self) -> int:
+        """Returns how many samples, or batches, this rank has in an epoch, over all its workers.
+
+        Raises:
+            TypeError: Of records nobody knows.
+        """
+        if self.is_of_records:
+            raise TypeError("nobody knows how many records there are before they are read")
+        world = self.world()
+        nothing = np.broadcast_to(np.uint32(0), len(self.listing))
+        return len(Share(nothing, self.layout(world.size, 1), world.rank, 0))
+
+    # Iterations.
+
+    def open(self) -> Iteration:
+        """Begins an iteration, or goes on where a state was loaded from."""
+        world, worker = self.world(), find_worker()
+        layout = self.layout(world.size, worker.count)
+        if world.size > 1 and layout.tail == "uneven" and len(self.listing) % world.size:
+            warnings.warn(
+                f"{len(self.listing)} samples cannot be shared out evenly over {world.size} ranks: some ranks have one less, and "
+                "collective operations such as those of DistributedDataParallel may hang; tail='pad' or 'drop' gives equal shares",
+                stacklevel=4,
+            )
+        self._progress.set_epoch(self.epoch)
+        order = epoch_order(len(self.listing), self.options.seed, self.epoch, self.options.shuffle)
+        tally = self._progress.begin(order, layout, world.rank, worker.index)
+        if is_in_data_loader():
+            self._write(self.epoch, self._num_in_workers + 1)
+        else:
+            self._num_seen_in_workers = self._num_in_workers
+        self._iteration = Iteration(self, tally, Waiting(self.listing_s), (world.rank, worker.index), worker.count)
+        return self._iteration
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns how far this process is.
+
+        Raises:
+            ConfigurationError: Workers of a DataLoader iterate, and this is not one of them.
+        """
+        if not is_in_data_loader() and self._num_in_workers != self._num_seen_in_workers:
+            raise ConfigurationError(
+                "the workers of a DataLoader read this data set, and what the training loop has got of it is not known here; use "
+                "torchdata.stateful_dataloader.StatefulDataLoader and its state_dict, or iterate over the data set itself"
+            )
+        if self._iteration is not None:
+            self._iteration.settle()
+        self._progress.set_epoch(self.epoch)
+        return self._progress.to_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Has the next iteration go on where `state` was taken, at its epoch.
+
+        Raises:
+            ConfigurationError: It is no state of this data set.
+        """
+        self._progress.load(state)
+        self._iteration = None
+        self._write(self._progress.epoch, self._num_in_workers)
+
+    # What is known.
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """What was left out, by all processes of the data set."""
+        return self.skip_log.records()
+
+    def stats(self) -> dict[str, Any]:
+        """Returns counts, rates and waits of the last iteration of this process, and the state of its pool."""
+        waiting = Waiting(self.listing_s) if self._iteration is None else self._iteration.waiting
+        pool = self.source.stats()
+        return {
+            **waiting.summary(),
+            "skipped": len(self.skipped),
+            "queue_depth": pool.get("ready", 0),
+            "in_flight": pool.get("in_flight", 0),
+            "worker_restarts": pool.get("worker_restarts", 0),
+        }
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self.source.close()
+
+    # Other ranks.
+
+    def must_compare(self) -> bool:
+        """Whether the ranks of a process group are still to say what each has listed: asked once."""
+        must = not self._is_compared and not is_in_data_loader() and self.world().source == "torch.distributed"
+        self._is_compared = True
+        return must
+
+    def compare(self, found: Sequence[tuple[str, int]]) -> None:
+        """Holds the digest and the number of objects of all ranks against this one's.
+
+        Raises:
+            ConfigurationError: They differ.
+        """
+        mine = (self.listing.digest, len(self.listing))
+        for rank, other in enumerate(found):
+            if tuple(other) != mine:
+                raise ConfigurationError(
+                    f"the ranks have listed different objects: rank {rank} {other[1]} (digest {other[0]}), this one {mine[1]} "
+                    f"(digest {mine[0]}); list them once, and give all ranks that manifest",
+                    uri=self.listing.name,
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_inherited": self.world(), "_iteration": None}
+
+    def __repr__(self) -> str:
+        return f"{self.listing.name!r}, {len(self.listing)} objects"
