@@ -21,6 +21,7 @@ import errno
 import mmap
 import os
 import sys
+from contextlib import suppress
 
 from ..errors import InsufficientMemoryError, InternalError, PoolClosedError, UnsupportedError
 from .limits import PAGE_BYTES, available_memory, default_memory_bytes, machine_memory
@@ -46,6 +47,26 @@ end. Steps of 4 MiB take about 1 ms each."""
 _POISON = b"\xdb" * 65536
 
 
+class Preflight:
+    """Asks the machine and the cgroups before memory is taken, and not every time."""
+
+    def __init__(self) -> None:
+        self._vetted_bytes = 0
+
+    def take(self, nbytes: int) -> None:
+        """Says that `nbytes` more are about to be taken.
+
+        Raises:
+            InsufficientMemoryError: The machine or a cgroup has not that much left.
+        """
+        if nbytes > self._vetted_bytes:
+            available = max(0, available_memory() - _HEADROOM_BYTES)
+            if nbytes > available:
+                raise insufficient(nbytes, available, None)
+            self._vetted_bytes = min(max(nbytes, _VET_BYTES), available)
+        self._vetted_bytes -= nbytes
+
+
 class Segment:
     """One mapped, unnamed, sparse file of shared memory. Made by `create` or `attach`.
 
@@ -57,17 +78,12 @@ class Segment:
     """
 
     def __init__(self, fd: int, size: int) -> None:
-        try:
-            self._mapping = _map(fd, size)
-        except OSError as error:
-            raise InsufficientMemoryError(
-                f"mapping {size} bytes of address space failed; is it limited (ulimit -v)?", cause=str(error)
-            ) from error
+        self._mapping = map_shared(fd, size)
         self.fd = fd
         self.size = size
         self.buffer = memoryview(self._mapping)
         self.counters = self.buffer[: MAX_WORKERS * 8].cast("Q")
-        self._vetted_bytes = 0
+        self._preflight = Preflight()
 
     @classmethod
     def create(cls, size: int | None = None) -> Segment:
@@ -81,10 +97,10 @@ class Segment:
             UnsupportedError: Not Linux, or neither memfd nor /dev/shm may be used.
             InsufficientMemoryError: No memory for the header, or no address space for the mapping.
         """
-        _require_linux()
-        size = _sparse_size() if size is None else max(_whole_pages(size), HEADER_BYTES + PAGE_BYTES)
-        fd = _open_unnamed(size)
+        fd = open_unnamed()
         try:
+            size = _sparse_size() if size is None else max(_whole_pages(size), HEADER_BYTES + PAGE_BYTES)
+            fix_size(fd, size)
             segment = cls(fd, size)
             segment.reserve(0, HEADER_BYTES)
         except BaseException:
@@ -118,7 +134,7 @@ class Segment:
         """
         if self.fd < 0:
             raise PoolClosedError("the segment is closed; its pool was shut down")
-        self._vet(end - start)
+        self._preflight.take(end - start)
         reached = start
         try:
             while reached < end:
@@ -129,7 +145,7 @@ class Segment:
             if reached > start:
                 self.release(start, reached)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise _insufficient(end - start, available_memory(), str(error)) from error
+                raise insufficient(end - start, available_memory(), str(error)) from error
             raise
 
     def release(self, start: int, end: int) -> None:
@@ -151,16 +167,9 @@ class Segment:
     def __repr__(self) -> str:
         return f"Segment(fd={self.fd}, size={self.size})"
 
-    def _vet(self, nbytes: int) -> None:
-        if nbytes > self._vetted_bytes:
-            available = max(0, available_memory() - _HEADROOM_BYTES)
-            if nbytes > available:
-                raise _insufficient(nbytes, available, None)
-            self._vetted_bytes = min(max(nbytes, _VET_BYTES), available)
-        self._vetted_bytes -= nbytes
 
-
-def _insufficient(needed: int, available: int, cause: str | None) -> InsufficientMemoryError:
+def insufficient(needed: int, available: int, cause: str | None) -> InsufficientMemoryError:
+    """Returns the error that says how much was asked for, and how much there is."""
     return InsufficientMemoryError(
         f"shared memory needs {needed} more bytes, and the machine or its cgroup has {available} available; "
         "lower memory_bytes, or give the process more memory",
@@ -173,11 +182,21 @@ def _require_linux() -> None:
         raise UnsupportedError(f"s3dlio's pools need Linux (memfd, epoll, pidfd); this is {sys.platform}")
 
 
-def _map(fd: int, size: int) -> mmap.mmap:
+def map_shared(fd: int, size: int) -> mmap.mmap:
+    """Returns the mapping of a whole file, writable and shared; below Python 3.13 it has a duplicate of the descriptor.
+
+    Raises:
+        InsufficientMemoryError: No address space.
+    """
     flags = mmap.MAP_SHARED | getattr(mmap, "MAP_NORESERVE", 0)
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, flags=flags, trackfd=False)
-    return mmap.mmap(fd, size, flags=flags)
+    try:
+        if sys.version_info >= (3, 13):
+            return mmap.mmap(fd, size, flags=flags, trackfd=False)
+        return mmap.mmap(fd, size, flags=flags)
+    except OSError as error:
+        raise InsufficientMemoryError(
+            f"mapping {size} bytes of address space failed; is it limited (ulimit -v)?", cause=str(error)
+        ) from error
 
 
 def _size_of(fd: int) -> int:
@@ -201,28 +220,36 @@ def _whole_pages(nbytes: int) -> int:
     return (nbytes + PAGE_BYTES - 1) & -PAGE_BYTES
 
 
-def _open_unnamed(size: int) -> int:
-    """Returns the descriptor of a new sparse file without a name, close-on-exec, of its final size."""
+def open_unnamed() -> int:
+    """Returns the descriptor of a new file of shared memory without a name and without a byte, close-on-exec.
+
+    Raises:
+        UnsupportedError: Not Linux, or neither memfd nor /dev/shm may be used.
+    """
+    _require_linux()
     try:
-        fd = os.memfd_create("s3dlio", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return os.memfd_create("s3dlio", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
-        return _open_tmpfile(size, str(error))
+        return _open_tmpfile(str(error))
+
+
+def fix_size(fd: int, size: int) -> None:
+    """Gives a file of `open_unnamed` its size, for good: nobody can change it after this, where the file takes seals."""
     import fcntl
 
     os.ftruncate(fd, size)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    return fd
+    # A file in /dev/shm takes none; nobody else has its descriptor.
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
-def _open_tmpfile(size: int, refusal: str) -> int:
+def _open_tmpfile(refusal: str) -> int:
     # O_EXCL here means that the file can never be given a name (open(2), O_TMPFILE).
     try:
-        fd = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)  # noqa: S108 - it gets no name
+        return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC, 0o600)  # noqa: S108 - it gets no name
     except OSError as error:
         raise UnsupportedError(
             "this system refuses shared memory: memfd_create is forbidden (seccomp?) and /dev/shm cannot be written; "
             "allow one of them, or use the container's default seccomp profile",
             cause=f"{refusal}; {error}",
         ) from error
-    os.ftruncate(fd, size)
-    return fd
