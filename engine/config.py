@@ -157,6 +157,11 @@ def child_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in keep or k.startswith(("LC_", "PYTHON", "MALLOC_"))}
 
 
+def environment(*names: str) -> dict[str, str]:
+    """Returns those of the named variables that are set and not empty. For what launchers of jobs say, which is no setting of ours."""
+    return {name: value for name in names if (value := os.environ.get(name))}
+
+
 def _layers() -> list[tuple[str, dict[str, Any]]]:
     folder = os.path.dirname(s3dlio.configs.__file__)
     layers = [("configs/default.toml", _read_toml(os.path.join(folder, "default.toml")))]
