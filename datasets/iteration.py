@@ -48,6 +48,7 @@ class Iteration:
         self._place = place
         self._num_sharers = num_sharers
         self._position: Any = tally.position
+        self._fetches: list[Any] = []
         total = None if stream.is_of_records else tally.share.num_samples - tally.num_delivered
         self._bar = ProgressBar(stream.listing.name, total, waiting) if stream.options.progress else None
         self._deliveries = self._open()
@@ -64,7 +65,9 @@ class Iteration:
 
     def settle(self) -> None:
         """Has the tally say where the stream of records stands, if it is one: that costs too much to be said of each record."""
-        self._tally.position = self._position() if callable(self._position) else self._position
+        if callable(self._position):
+            self._position = self._position()
+        self._tally.position = self._position
 
     def __enter__(self) -> Self:
         return self
@@ -73,9 +76,15 @@ class Iteration:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deliveries.close()
+        for items in self._fetches:
+            # After an error its traceback holds them, and with them what was fetched ahead.
+            items.close()
+        self.settle()
         self.waiting.end()
         if self._bar is not None:
             self._bar.close()
+        # The stream asks this object for its counts: held by it in turn, the data set would keep its processes until the next collection.
+        del self._stream, self._deliveries, self._fetches
 
     def _open(self) -> Any:
         stream, tally, options = self._stream, self._tally, self._stream.options
@@ -130,6 +139,7 @@ class Iteration:
     def _fetch(self, wanted: Iterator[ObjectRef | Group]) -> Iterator[Item]:
         """Yields what is wanted, and counts how long the loop waits for it."""
         items, waiting = self._stream.source.fetch(wanted, self._num_sharers), self.waiting
+        self._fetches.append(items)
         while True:
             waiting.asks()
             item = next(items, None)

@@ -83,6 +83,10 @@ class Progress:
             self._next = _fresh(self._subject, epoch)
             self._tally = None
 
+    def forget(self) -> None:
+        """Has the next iteration begin its epoch anew, whatever was loaded."""
+        self._next = _fresh(self._subject, self._next.epoch)
+
     def load(self, given: object) -> None:
         """Has the next iteration go on from a state, in its epoch.
 

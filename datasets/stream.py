@@ -11,7 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import struct
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -34,8 +33,11 @@ if TYPE_CHECKING:
     from .listing import Listing
     from .options import Options
 
-_SHARED: Final = struct.Struct("<qq")
-"""The epoch, and how many iterations the workers of a DataLoader have begun."""
+_EPOCH, _IS_WARNED, _NUM_LOADED, _BEGUN = range(4)
+"""The numbers (int64) that all processes of a data set share: the epoch, whether uneven shares were warned of, how many states the
+training process has loaded, and how many iterations each worker of a DataLoader has begun. Where it counts, each has one writer."""
+_MAX_WORKERS: Final = 1021
+"""So that the numbers fill two pages."""
 
 
 class Stream:
@@ -56,13 +58,16 @@ class Stream:
         self.has_transform = has_transform
         self.source = Source(options)
         self.skip_log = SkipLog()
-        self._shared = SharedBlock.create(_SHARED.size)
+        self._shared = SharedBlock.create((_BEGUN + _MAX_WORKERS) * 8)
         self._inherited: World | None = None
         """Where the process that pickled it was: a spawned worker of a DataLoader cannot find that out."""
         self._progress = Progress(self._subject())
         self._iteration: Iteration | None = None
         """The last one of this process."""
-        self._num_seen_in_workers = 0
+        self._num_loaded = 0
+        """Of the states loaded by the training process, those that this process knows of."""
+        self._begun_before = self._begun()
+        """What the workers of a DataLoader had begun when this process last loaded a state or began an iteration."""
         self._is_compared = False
 
     # The epoch.
@@ -70,8 +75,7 @@ class Stream:
     @property
     def epoch(self) -> int:
         """Which epoch the next iteration is of."""
-        epoch: int = _SHARED.unpack_from(self._shared.buffer)[0]
-        return epoch
+        return int(self._numbers[_EPOCH])
 
     def set_epoch(self, epoch: int) -> None:
         """Has the next iteration be of `epoch`, in all processes that share this data set: another one begins at its beginning.
@@ -82,15 +86,14 @@ class Stream:
         if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 63:
             raise ConfigurationError(f"an epoch is a whole number from 0 on, not {epoch!r}")
         self._progress.set_epoch(epoch)
-        self._write(epoch, self._num_in_workers)
+        self._numbers[_EPOCH] = epoch
 
     @property
-    def _num_in_workers(self) -> int:
-        num: int = _SHARED.unpack_from(self._shared.buffer)[1]
-        return num
+    def _numbers(self) -> memoryview:
+        return self._shared.buffer.cast("q")
 
-    def _write(self, epoch: int, num_in_workers: int) -> None:
-        _SHARED.pack_into(self._shared.buffer, 0, epoch, num_in_workers)
+    def _begun(self) -> bytes:
+        return bytes(self._numbers[_BEGUN:])
 
     # The place of this process.
 
@@ -116,7 +119,7 @@ class Stream:
             ConfigurationError: Two sources disagree.
         """
         options, inherited = self.options, self._inherited
-        if options.rank is None and inherited is not None:
+        if options.rank is None and inherited is not None and is_in_data_loader():
             return find_world(inherited.rank, inherited.size)
         return find_world(options.rank, options.world_size)
 
@@ -144,21 +147,51 @@ class Stream:
         """Begins an iteration, or goes on where a state was loaded from."""
         world, worker = self.world(), find_worker()
         layout = self.layout(world.size, worker.count)
+        if worker.count > _MAX_WORKERS:
+            raise ConfigurationError(f"a data set is shared by {_MAX_WORKERS} workers at most, not {worker.count}")
         if world.size > 1 and layout.tail == "uneven" and len(self.listing) % world.size:
-            warnings.warn(
-                f"{len(self.listing)} samples cannot be shared out evenly over {world.size} ranks: some ranks have one less, and "
-                "collective operations such as those of DistributedDataParallel may hang; tail='pad' or 'drop' gives equal shares",
-                stacklevel=4,
-            )
+            self._warn_once(world.size)
         self._progress.set_epoch(self.epoch)
+        self._forget_what_others_began(worker.index)
         order = epoch_order(len(self.listing), self.options.seed, self.epoch, self.options.shuffle)
         tally = self._progress.begin(order, layout, world.rank, worker.index)
         if is_in_data_loader():
-            self._write(self.epoch, self._num_in_workers + 1)
-        else:
-            self._num_seen_in_workers = self._num_in_workers
+            self._numbers[_BEGUN + worker.index] += 1
+        self._begun_before = self._begun()
         self._iteration = Iteration(self, tally, Waiting(self.listing_s), (world.rank, worker.index), worker.count)
         return self._iteration
+
+    def _warn_once(self, world_size: int) -> None:
+        if self._numbers[_IS_WARNED]:
+            return
+        self._numbers[_IS_WARNED] = 1
+        what = "files" if self.is_of_records else "samples"
+        warnings.warn(
+            f"{len(self.listing)} {what} cannot be shared out evenly over {world_size} ranks: some ranks have one less, and collective "
+            "operations such as those of DistributedDataParallel may hang; tail='pad' or 'drop' gives equal shares",
+            stacklevel=4,
+        )
+
+    def _forget_what_others_began(self, worker: int) -> None:
+        """Forgets a loaded state if the iteration it was loaded for has begun elsewhere.
+
+        Each epoch of a DataLoader may fork its workers anew, from a training process that still has what it loaded.
+
+        Raises:
+            ConfigurationError: A state was loaded that this worker, which ran already, has never seen.
+        """
+        if not is_in_data_loader():
+            has_begun = self._begun() != self._begun_before
+        elif self._numbers[_NUM_LOADED] != self._num_loaded:
+            raise ConfigurationError(
+                "a state was loaded after the workers of this DataLoader had started, and does not reach them; load it before the first "
+                "iteration over a DataLoader with persistent_workers, or use torchdata.stateful_dataloader.StatefulDataLoader"
+            )
+        else:
+            at = worker * 8
+            has_begun = self._begun()[at : at + 8] != self._begun_before[at : at + 8]
+        if has_begun:
+            self._progress.forget()
 
     # State.
 
@@ -168,7 +201,7 @@ class Stream:
         Raises:
             ConfigurationError: Workers of a DataLoader iterate, and this is not one of them.
         """
-        if not is_in_data_loader() and self._num_in_workers != self._num_seen_in_workers:
+        if not is_in_data_loader() and self._begun() != self._begun_before:
             raise ConfigurationError(
                 "the workers of a DataLoader read this data set, and what the training loop has got of it is not known here; use "
                 "torchdata.stateful_dataloader.StatefulDataLoader and its state_dict, or iterate over the data set itself"
@@ -186,7 +219,10 @@ class Stream:
         """
         self._progress.load(state)
         self._iteration = None
-        self._write(self._progress.epoch, self._num_in_workers)
+        self._numbers[_EPOCH] = self._progress.epoch
+        self._begun_before = self._begun()
+        if not is_in_data_loader():
+            self._num_loaded = self._numbers[_NUM_LOADED] = self._numbers[_NUM_LOADED] + 1
 
     # What is known.
 

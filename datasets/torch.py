@@ -72,7 +72,8 @@ class _Presenter:
             is_plain: Whether the samples are the bytes of objects, untouched.
         """
         if isinstance(value, np.ndarray):
-            if self.return_type in ("tensor", "view"):
+            # Without a transform, what is not plain was decoded: arrays, which only a tensor shows otherwise.
+            if self.transform is None and (not is_plain or self.return_type in ("tensor", "view")):
                 return self._show(value)
             value = [row.view(BytesView) for row in value]
         shown = [self.sample(one) for one in value]
