@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from s3dlio.engine.config import environment
 from s3dlio.engine.errors import ConfigurationError
 
@@ -31,7 +33,7 @@ class World(NamedTuple):
     """Who says so, for messages."""
 
 
-class Worker(NamedTuple):
+class Worker(msgspec.Struct, frozen=True):
     """The place of this process among the workers of its DataLoader."""
 
     index: int

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from s3dlio.datasets.world import World, can_have_children, find_worker, find_world
+from s3dlio.datasets.world import Worker, World, can_have_children, find_worker, find_world
 from s3dlio.engine.errors import ConfigurationError
 
 LAUNCHED = [
@@ -126,7 +126,7 @@ def test_the_installed_frameworks_are_understood_as_they_are(monkeypatch: pytest
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
     assert find_world() == World(0, 1, "no launcher")
-    assert find_worker() == (0, 1)
+    assert find_worker() == Worker(0, 1)
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -229,13 +229,13 @@ def test_a_step_of_slurm_counts_its_own_tasks_and_not_those_of_the_job(launched:
 
 
 def test_a_worker_of_a_dataloader_is_known_and_has_no_children(loaded: Any) -> None:
-    assert find_worker() == (0, 1)
+    assert find_worker() == Worker(0, 1)
     assert can_have_children()
     loaded("torch.utils.data", SimpleNamespace(get_worker_info=lambda: SimpleNamespace(id=1, num_workers=3)))
-    assert find_worker() == (1, 3)
+    assert find_worker() == Worker(1, 3)
     assert not can_have_children()
     loaded("torch.utils.data", SimpleNamespace(get_worker_info=lambda: None))
-    assert find_worker() == (0, 1)
+    assert find_worker() == Worker(0, 1)
     assert can_have_children()
 
 
