@@ -142,7 +142,8 @@ class Share:
 
     def samples(self, start: int = 0, stop: int | None = None) -> Positions:
         """Returns the positions of the samples `start` to `stop`, counted over all units; without batches they are a view."""
-        stop = max(start, self.num_samples if stop is None else stop)
+        start = min(start, self.num_samples)
+        stop = self.num_samples if stop is None else max(start, stop)
         first = start // self._batch_size
         found = self._whole[first : -(-stop // self._batch_size)].reshape(-1)
         if stop > self._whole.size and len(self._rest):
