@@ -69,7 +69,8 @@ class Judge:
         """
         if not self._is_skipping or isinstance(error, _NEVER_SKIPPED):
             raise error
-        _log.warning("skipped: %s", error)
+        # As text: a handler that keeps its records would keep the error, and with its traceback the memory of the whole batch.
+        _log.warning("skipped: %s", str(error))
         self._log.add(error.uri or "", f"{type(error).__name__}: {error}")
 
     def read(self, item: Item, decode: Decoder | None) -> Any:
