@@ -7,7 +7,7 @@ out. What was handed out is held by nobody here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -91,7 +91,7 @@ class Judge:
             return _NOTHING
 
 
-def samples(items: Iterable[Item], decode: Decoder | None, judge: Judge) -> Iterator[Delivery]:
+def samples(items: Iterable[Item], decode: Decoder | None, judge: Judge) -> Generator[Delivery, None, None]:
     """Yields one sample for each item."""
     num = 0
     for item in items:
@@ -107,7 +107,9 @@ def samples(items: Iterable[Item], decode: Decoder | None, judge: Judge) -> Iter
         yield Delivery(None, num, is_empty=True)
 
 
-def batches(items: Iterator[Item], sizes: Iterable[int], decode: Decoder | None, judge: Judge) -> Iterator[Delivery]:
+def batches(
+    items: Iterator[Item], sizes: Iterable[int], decode: Decoder | None, judge: Judge
+) -> Generator[Delivery, None, None]:
     """Yields lists of samples, as long as `sizes` say, but for those that are skipped."""
     for num in sizes:
         values = [value for item in islice(items, num) if (value := judge.read(item, decode)) is not _NOTHING]
@@ -116,7 +118,9 @@ def batches(items: Iterator[Item], sizes: Iterable[int], decode: Decoder | None,
         yield delivery
 
 
-def row_batches(items: Iterable[Item], rows: Rows, is_padded: bool, is_npy: bool, judge: Judge) -> Iterator[Delivery]:
+def row_batches(
+    items: Iterable[Item], rows: Rows, is_padded: bool, is_npy: bool, judge: Judge
+) -> Generator[Delivery, None, None]:
     """Yields batches that lie in one slot each."""
     for item in items:
         if item.error is not None:

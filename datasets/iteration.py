@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -51,7 +51,7 @@ class Iteration:
         self._fetches: list[Any] = []
         total = None if stream.is_of_records else tally.share.num_samples - tally.num_delivered
         self._bar = ProgressBar(stream.listing.name, total, waiting) if stream.options.progress else None
-        self._deliveries = self._open()
+        self._deliveries: Generator[Delivery, None, None] = self._open()
 
     def __iter__(self) -> Iterator[Delivery]:
         return self._deliveries
@@ -86,7 +86,7 @@ class Iteration:
         # The stream asks this object for its counts: held by it in turn, the data set would keep its processes until the next collection.
         del self._stream, self._deliveries, self._fetches
 
-    def _open(self) -> Any:
+    def _open(self) -> Generator[Delivery, None, None]:
         stream, tally, options = self._stream, self._tally, self._stream.options
         judge = Judge(options.on_error == "skip", stream.skip_log)
         if stream.is_of_records:
@@ -102,7 +102,7 @@ class Iteration:
         sizes = (len(tally.share.unit(unit)) for unit in range(tally.num_units, len(tally.share)))
         return batches(items, sizes, decode, judge)
 
-    def _open_records(self, judge: Judge) -> Iterator[Delivery]:
+    def _open_records(self, judge: Judge) -> Generator[Delivery, None, None]:
         stream, tally, options = self._stream, self._tally, self._stream.options
         files = tally.share.samples()
 

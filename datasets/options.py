@@ -11,7 +11,8 @@ from s3dlio.engine.config import settings
 from s3dlio.engine.errors import ConfigurationError
 from s3dlio.engine.memory.limits import default_memory_bytes
 
-_TAILS: Final = ("uneven", "pad", "drop")
+from .order import TAILS, Tail
+
 _ON_ERROR: Final = ("raise", "skip")
 _DECODES: Final = ("npy", "npz", "tfrecord", "json", "image", "auto")
 
@@ -27,7 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     decode: str | Callable[..., Any] | None = None
     rank: int | None = None
     world_size: int | None = None
-    tail: str = "uneven"
+    tail: Tail = "uneven"
     on_error: str = "raise"
     shuffle_buffer: int = 1024
     procs: int | None = None
@@ -50,7 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 _check_int(name, getattr(self, name), 1)
         _check_int("shuffle_buffer", self.shuffle_buffer, 1)
-        _check_one("tail", self.tail, _TAILS)
+        _check_one("tail", self.tail, TAILS)
         _check_one("on_error", self.on_error, _ON_ERROR)
         if not (self.decode is None or callable(self.decode)):
             _check_one("decode", self.decode, (*_DECODES, "a function", None))

@@ -7,7 +7,7 @@ in a buffer, it is a state of whole files, and may go on in another layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,9 @@ Fetch = Callable[[Sequence[int]], Iterator["Item"]]
 """Gives the files of a share by number, in the order in which they are asked for."""
 
 
-def in_order(fetch: Fetch, num_files: int, position: Any, first_file: int, judge: Judge) -> Iterator[Delivery]:
+def in_order(
+    fetch: Fetch, num_files: int, position: Any, first_file: int, judge: Judge
+) -> Generator[Delivery, None, None]:
     """Yields record after record; each is a view, and holds the slot of its file.
 
     Args:
@@ -48,7 +50,7 @@ def in_order(fetch: Fetch, num_files: int, position: Any, first_file: int, judge
 
 def shuffled(
     fetch: Fetch, num_files: int, position: Any, buffer: ShuffleBuffer[BytesView], judge: Judge
-) -> Iterator[Delivery]:
+) -> Generator[Delivery, None, None]:
     """Yields the records in the order in which they leave the buffer; they are copies, or each would hold a whole file.
 
     Args:
@@ -66,7 +68,7 @@ def shuffled(
     yield Delivery(None, num_files, is_empty=True)
 
 
-def record_batches(deliveries: Iterator[Delivery], batch_size: int, drop_last: bool) -> Iterator[Delivery]:
+def record_batches(deliveries: Iterator[Delivery], batch_size: int, drop_last: bool) -> Generator[Delivery, None, None]:
     """Yields lists of `batch_size` records; the last one may be shorter, and is left out with `drop_last`."""
     values: list[Any] = []
     num = 0

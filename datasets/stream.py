@@ -15,13 +15,11 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from s3dlio.engine.errors import ConfigurationError
 from s3dlio.engine.memory.shared_block import SharedBlock
 
 from .iteration import Iteration
-from .order import Layout, Share, epoch_order
+from .order import Layout, epoch_order, num_units
 from .progress import Progress
 from .skipped import SkipLog
 from .source import Source
@@ -83,7 +81,7 @@ class Stream:
         Raises:
             ConfigurationError: It is no whole number from 0 on.
         """
-        if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 1 << 63:
+        if type(epoch) is not int or not 0 <= epoch < 1 << 63:
             raise ConfigurationError(f"an epoch is a whole number from 0 on, not {epoch!r}")
         self._progress.set_epoch(epoch)
         self._numbers[_EPOCH] = epoch
@@ -138,8 +136,7 @@ class Stream:
         if self.is_of_records:
             raise TypeError("nobody knows how many records there are before they are read")
         world = self.world()
-        nothing = np.broadcast_to(np.uint32(0), len(self.listing))
-        return len(Share(nothing, self.layout(world.size, 1), world.rank, 0))
+        return num_units(len(self.listing), self.layout(world.size, 1), world.rank)
 
     # Iterations.
 
