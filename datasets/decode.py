@@ -17,7 +17,7 @@ from s3dlio.engine.errors import ConfigurationError, DecodeError, describe
 from s3dlio.engine.text import clean
 
 from .images import check_pillow, read_image
-from .npy import Bytes, read_npy
+from .npy import Bytes, memory_of, read_npy
 from .npz import read_npz
 
 Decoder: TypeAlias = Callable[[Any, str], Any]
@@ -52,7 +52,8 @@ def find_decoder(decode: str | Callable[[Any], Any] | None) -> Decoder | None:
     if callable(decode):
         return _Own(decode)
     decoders = _make_decoders(settings().max_decoded_bytes)
-    found = decoders.get(decode) if isinstance(decode, str) else None
+    # Whatever was given, also what no dictionary can look up.
+    found = next((decoder for name, decoder in decoders.items() if name == decode), None)
     if found is None:
         raise ConfigurationError(f"decode is one of {', '.join(sorted(decoders))}, or a function, not {decode!r}")
     if decode == "image":
@@ -79,7 +80,7 @@ def read_json(view: Bytes, uri: str | None = None, *, max_bytes: int) -> Any:
     if len(view) > max_bytes:
         raise DecodeError(f"its {len(view)} bytes are more than max_decoded_bytes={max_bytes}", uri=uri)
     try:
-        return msgspec.json.decode(memoryview(view))
+        return msgspec.json.decode(memory_of(view))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DecodeError("it is no JSON", uri=uri, cause=describe(error)) from None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from s3dlio.engine.errors import DecodeError, MissingExtraError, describe
 
-from .npy import Bytes
+from .npy import Bytes, memory_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +59,7 @@ def read_image(view: Bytes, uri: str | None = None, *, max_bytes: int) -> NDArra
     import PIL.Image
 
     try:
-        with PIL.Image.open(io.BytesIO(view), formats=_FORMATS) as image:
+        with PIL.Image.open(io.BytesIO(memory_of(view)), formats=_FORMATS) as image:
             mode = _mode_of(image)
             _check_size(image, mode, max_bytes)
             return _pixels(image, mode)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from s3dlio.engine.errors import DecodeError, describe
 
-from .npy import Bytes, read_npy
+from .npy import Bytes, memory_of, read_npy
 from .zip_members import Member, read_members
 
 _MAX_RATIO: Final = 1032
@@ -47,7 +47,7 @@ def read_npz(view: Bytes, uri: str | None = None, *, max_bytes: int) -> dict[str
             `max_bytes`.
     """
     try:
-        return _read(memoryview(view), max_bytes)
+        return _read(memory_of(view), max_bytes)
     except DecodeError as error:
         error.uri = uri
         raise
@@ -74,7 +74,7 @@ def _read(data: memoryview, max_bytes: int) -> dict[str, NDArray[Any]]:
 
 def _read_member(member: Member) -> NDArray[Any]:
     content = _inflate(member.packed, member.num_bytes) if member.is_deflated else np.asarray(member.packed)
-    if len(content) != member.num_bytes or zlib.crc32(content) != member.crc:
+    if len(content) != member.num_bytes or zlib.crc32(content.data) != member.crc:
         raise DecodeError("its bytes have not the length or the CRC-32 that the archive gives")
     return read_npy(content) if member.name.endswith(".npy") else content
 

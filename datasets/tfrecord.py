@@ -23,7 +23,7 @@ import numpy as np
 from s3dlio.engine.errors import ConfigurationError, DecodeError
 from s3dlio.engine.fetch.checksums import sum_function
 
-from .npy import Bytes
+from .npy import Bytes, memory_of
 
 Place: TypeAlias = tuple[int, int]
 """Of a record: the position of its file in the order of the epoch, and its number within the file, both from 0."""
@@ -44,7 +44,7 @@ class Records:
 
     def __init__(self, view: Bytes, uri: str | None = None) -> None:
         self._view = view
-        self._data = memoryview(view)
+        self._data = memory_of(view)
         self._uri = uri
 
     def __iter__(self) -> Iterator[Bytes]:

@@ -187,7 +187,8 @@ def _check_local(data: memoryview, entry: _Entry) -> int:
         is_same = (crc, *wide) == (entry.crc, entry.num_bytes, entry.num_packed)
     if not is_same:
         raise DecodeError(f"the header of the member at byte {at} contradicts the directory")
-    return extra + num_extra
+    begin: int = extra + num_extra
+    return begin
 
 
 def _decode_name(entry: _Entry) -> str:
