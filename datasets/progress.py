@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from s3dlio.engine.errors import ConfigurationError
+
 from .order import Layout, Positions, Share, rank_part
 from .state import Count, Deal, Layer, State, Subject, check_state, left, left_of_part, require_ranks, require_workers
 
@@ -49,9 +51,8 @@ class Tally:
     def layers(self) -> list[Layer]:
         """Returns the layers of a state that has what was delivered; in the last one only this worker of this rank."""
         count = Count(self.num_delivered, self.position)
-        deals = [*self._deals[:-1], replace(self._deals[-1], delivered={self._worker: count})]
         [rank] = self._layer.ranks
-        return [*self._before, replace(self._layer, ranks={rank: deals})]
+        return [*self._before, _with_count(self._layer, rank, self._deals, self._worker, count)]
 
 
 class Progress:
@@ -110,16 +111,7 @@ class Progress:
             ConfigurationError: They are not. The state is kept: the next iteration raises it again.
         """
         assert len(order) == self._subject.num_objects
-        layers = self._next.layers
-        deals: list[Deal] = []
-        if layers and (layers[-1].world_size, layers[-1].tail) == (layout.world_size, layout.tail):
-            if rank not in layers[-1].ranks:
-                require_ranks(layers[-1])
-            deals = layers[-1].ranks[rank]
-            layers = layers[:-1]
-        elif layers:
-            require_ranks(layers[-1])
-        deals, count = _continue(deals, layout, rank, worker)
+        layers, deals, count = self._enter(layout, rank, worker)
         part = rank_part(left(order, layers), layout, rank)
         if len(deals) > 1:
             part = part[left_of_part(len(part), deals[:-1], rank)]
@@ -129,13 +121,50 @@ class Progress:
         self._next = _fresh(self._subject, self._next.epoch)
         return self._tally
 
+    def _enter(self, layout: Layout, rank: int, worker: int) -> tuple[list[Layer], list[Deal], Count]:
+        """Returns the layers that are complete, the deals of the rank in the one that holds now, and what the worker has delivered.
+
+        Raises:
+            ConfigurationError: As `begin`.
+        """
+        layers = self._next.layers
+        deals: list[Deal] = []
+        if layers and (layers[-1].world_size, layers[-1].tail) == (layout.world_size, layout.tail):
+            if rank not in layers[-1].ranks:
+                require_ranks(layers[-1])
+            deals = layers[-1].ranks[rank]
+            layers = layers[:-1]
+        elif layers:
+            require_ranks(layers[-1])
+        return layers, *_continue(deals, layout, rank, worker)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the state, as `state_dict` gives it: of the iteration that began last, or as it was loaded."""
         state = self._next if self._tally is None else replace(self._next, layers=self._tally.layers())
         return state.to_dict()
 
+    def to_dict_of(self, layout: Layout, rank: int, worker: int) -> dict[str, Any]:
+        """Returns the state as `to_dict`; where no iteration has begun, as if that of this worker had, and delivered nothing.
+
+        So the states of all ranks can be merged, whether each has asked for its first sample or not.
+        """
+        if self._tally is None:
+            try:
+                layers, deals, count = self._enter(layout, rank, worker)
+            except ConfigurationError:
+                # What was loaded is not complete: an iteration will say so. Here it is handed on.
+                return self.to_dict()
+            layer = Layer(layout.world_size, layout.tail, {})
+            return replace(self._next, layers=[*layers, _with_count(layer, rank, deals, worker, count)]).to_dict()
+        return self.to_dict()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_subject": self._subject, "_next": self._next, "_tally": None}
+
+
+def _with_count(layer: Layer, rank: int, deals: Sequence[Deal], worker: int, count: Count) -> Layer:
+    """Returns the layer with one worker of one rank in it, and its count in the last deal."""
+    return replace(layer, ranks={rank: [*deals[:-1], replace(deals[-1], delivered={worker: count})]})
 
 
 def _continue(deals: list[Deal], layout: Layout, rank: int, worker: int) -> tuple[list[Deal], Count]:

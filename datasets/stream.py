@@ -206,7 +206,8 @@ class Stream:
         if self._iteration is not None:
             self._iteration.settle()
         self._progress.set_epoch(self.epoch)
-        return self._progress.to_dict()
+        world, worker = self.world(), find_worker()
+        return self._progress.to_dict_of(self.layout(world.size, worker.count), world.rank, worker.index)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Has the next iteration go on where `state` was taken, at its epoch.

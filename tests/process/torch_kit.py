@@ -6,6 +6,7 @@ The oracle of an order is written here once more, by lists and counting, so that
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
@@ -81,6 +82,11 @@ def raw(sample: Any) -> bytes:
     if isinstance(sample, torch.Tensor):
         return sample.numpy().tobytes()
     return bytes(sample.read()) if hasattr(sample, "read") else bytes(sample)
+
+
+def mark_process(sample: Any) -> tuple[Any, int]:
+    """A transform that says which process it ran in."""
+    return sample, os.getpid()
 
 
 def part_of(order: Sequence[int], rank: int, world_size: int, tail: str = "uneven") -> list[int]:
