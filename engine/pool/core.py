@@ -22,11 +22,12 @@ from ..memory.arena import Arena
 from ..memory.limits import available_memory
 from ..stores.registry import locate
 from .crew import Crew, Reported, WorkerDied
+from .groups import Member
 from .local_crew import LocalCrew
 from .messages import CancelPart, Command, CredentialsExpired, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
 from .supervisor import Supervisor
-from .wanted import Wanted, check_sendable, facts_of
+from .wanted import Group, Wanted, check_sendable, facts_of
 
 if TYPE_CHECKING:
     from ..config import Settings
@@ -130,14 +131,20 @@ class Core:
 
     # Items in and out.
 
-    def offer(self, run: Run, wanted: Iterable[Wanted]) -> None:
-        """Adds items to a run. What has no store fails as an item of its own."""
+    def offer(self, run: Run, wanted: Iterable[Wanted | Group]) -> None:
+        """Adds items to a run. What has no store fails as an item of its own, or as a member."""
         stores, offer = self._stores, self.scheduler.offer
         for one in wanted:
-            uri: str = one if type(one) is str else str(getattr(one, "uri", one))
             size, version = None, None
+            if type(one) is str:
+                uri = one
+            elif type(one) is Group and run.takes_groups:
+                self.scheduler.offer_group(run, [*map(self._find, one.refs)], one.stride)
+                continue
+            else:
+                uri = str(getattr(one, "uri", one))
             try:
-                if type(one) is not str:
+                if uri is not one:
                     uri, size, version = facts_of(one)
                 store, key = locate(uri)
                 if self._num_procs and not uri.isascii():
@@ -147,6 +154,20 @@ class Core:
                 self.scheduler.offer_failed(run, uri, error)
             else:
                 offer(run, uri, known[0], key, size, version)
+
+    def _find(self, one: Wanted) -> Member:
+        """Returns a member of a group, or why there is none."""
+        uri = one if type(one) is str else str(getattr(one, "uri", one))
+        try:
+            uri, size, version = (one, None, None) if type(one) is str else facts_of(one)
+            store, key = locate(uri)
+            if self._num_procs and not uri.isascii():
+                check_sendable(uri, version)
+            known = self._stores.get(id(store)) or self._open(store)
+        except S3dlioError as error:
+            error.uri = error.uri or uri
+            return Member(uri, -1, "", None, None, error)
+        return Member(uri, known[0], key, size, version)
 
     def take(self, run: Run) -> Item | None:
         """Returns the next item with its view, or FAILED, if it is there."""

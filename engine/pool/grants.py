@@ -8,12 +8,14 @@ Rules:
   until the one that somebody waits for is served: a large object would never come beside a stream of small ones.
 * A part that wants more room gives its slot back first, so that no two of them can starve each other, and waits in the worker, its
   connection open. At most `jobs` wait so in one worker, and never all the parts that it may have: what is granted always moves.
-* At most `depth` parts lie with a worker, and as many items per worker are in flight or ready together; the head of the line is never
-  held up by that.
+* At most `depth` parts lie with a worker, and as many objects per worker are in flight or ready together, in groups a little more; the
+  head of the line is never held up by that.
 * What workers died with again and again is tried by one worker, one part at a time, which then has nothing else: so only what kills
   that one can be blamed, and nothing that was merely in flight beside it. Until it is empty, the worker gets nothing new. The others
   go on.
 * A large object is split where connections would be idle otherwise: whole objects are faster where there are enough.
+* The members of a group go to whoever has the least to do, so that all workers fill one slot. None of them is given more room than its
+  place: an object that is longer fails, and the worker is told to let go of it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import S3dlioError
-from .items import Item, ItemState, Part, Run, Worker, is_strong
+from .groups import GroupItem
+from .items import SUSPECT_DEATHS, Item, ItemState, Part, Run, Worker, is_strong
 from .ledger import Ledger
 from .messages import CancelPart, Command, FetchPart, SupplySpace
 
@@ -85,7 +88,7 @@ class Grants(Ledger):
 
     def _grant(self, run: Run) -> bool:
         """Serves a run in sequence order, until memory or workers are used up; returns whether it was memory."""
-        limit = len(self._workers) * self.depth
+        limit = self._limit(run)
         pending = run.pending
         while pending:
             item = pending[0]
@@ -113,6 +116,16 @@ class Grants(Ledger):
                 return True
         return False
 
+    def _limit(self, run: Run) -> int:
+        """Returns how many items of a run may be in flight or ready together."""
+        limit = self._limit_of_depth(run)
+        return limit if run.prefetch is None else min(limit, run.prefetch)
+
+    def _limit_of_depth(self, run: Run) -> int:
+        """The same, as far as the depth counts: in groups, as many as have that many members, and one to fetch and one to be read."""
+        limit = max(len(self._workers), 1) * self.depth
+        return limit if run.group_size == 1 else limit // run.group_size + 2
+
     def _least_loaded(self) -> Worker | None:
         best, reserved = None, self._reserved
         for worker in self._workers.values():
@@ -131,7 +144,10 @@ class Grants(Ledger):
                 slot = self._allocate_rest(item.run)
         except S3dlioError as error:
             error.uri = item.uri
-            item.error = error
+            if isinstance(item, GroupItem):
+                item.fail(error)
+            else:
+                item.error = error
             return True
         item.slot = slot
         return slot is not None
@@ -228,10 +244,13 @@ class Grants(Ledger):
 
     def _send_item(self, item: Item, worker: Worker) -> None:
         item.state = _FETCHING
+        if type(item) is GroupItem:
+            self._send_group(item)
+            return
         item.num_parts = item.num_unfinished = 1
         size = item.size
         part = Part(item, 0, size, item.version)
-        if item.is_suspect:
+        if item.num_deaths >= SUSPECT_DEATHS:
             self._suspects.append(part)
             return
         if size is not None and size > self._split_above_bytes and self._may_split(size, item):
@@ -240,6 +259,15 @@ class Grants(Ledger):
         self._send(part, worker)
         if item.num_parts > 1:
             self._send_unsent()
+
+    def _send_group(self, item: GroupItem) -> None:
+        for part in item.begin():
+            (self._suspects if part.target.is_suspect else self._unsent).append(part)
+            item.num_unfinished += 1
+        if item.num_unfinished:
+            self._send_unsent()
+        else:
+            self._settle(item)
 
     def _try_suspects(self) -> None:
         """Sends the first suspect to the worker with the least to do, as soon as that one has nothing else."""
@@ -295,11 +323,13 @@ class Grants(Ledger):
             # A plain GET, without a Range header. Nothing of the object is in yet, so only the caller's own version counts.
             command = FetchPart(number, item.store, item.key, 0, None, item.size, item.version, slot.start, slot.nbytes)
         else:
-            start, end = part.start, part.end
+            start, end, member = part.start, part.end, part.member
             assert end is not None
-            command = FetchPart(
-                number, item.store, item.key, start, end, item.size, part.version, slot.start + start, end - start
-            )
+            offset, room = slot.start + start, end - start
+            if member is None:
+                command = FetchPart(number, item.store, item.key, start, end, item.size, part.version, offset, room)
+            else:
+                command = FetchPart(number, member.store, member.key, 0, None, member.size, member.version, offset, room)
         worker.commands.append(command)
 
 

@@ -8,7 +8,9 @@ object one of several ranges in the same slot. A *run* is one `fetch` with its i
        └────recalled─────┘  └── a part failed, the others are out ──► FAILED ──take──► DELIVERED
     and DROPPED from anywhere, when its run is closed.
 
-An item that workers died with is a *suspect* before long: it may be what they died of, and is tried alone (`grants.py`).
+A *group* is an item of several objects, its *members*, in one slot, each fetched by a part of its own (`groups.py`).
+
+An object that workers died with is a *suspect* before long: it may be what they died of, and is tried alone (`grants.py`).
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from ..errors import S3dlioError
     from ..memory.slots import Slot
     from ..memory.view import BytesView
+    from .groups import Member
     from .messages import Command
 
 
 SUSPECT_DEATHS: Final = 2
-"""An item is a suspect after so many deaths. One is nobody's fault yet: workers are killed by operators and by the OOM killer, and all
-that one of them had comes again, at full speed. That the same item was with a second one is either its doing or bad company."""
+"""An object is a suspect after so many deaths. One is nobody's fault yet: workers are killed by operators and by the OOM killer, and all
+that one of them had comes again, at full speed. That the same one was with a second one is either its doing or bad company."""
 
 
 class ItemState(IntEnum):
@@ -45,10 +48,29 @@ class ItemState(IntEnum):
 class Run:
     """One `fetch`: its items, in the order in which they were offered."""
 
-    __slots__ = ("done", "is_exhausted", "is_ordered", "is_starved", "next_seq", "num_granted", "num_offered", "pending", "wanting")
+    __slots__ = (
+        "done",
+        "group_size",
+        "is_exhausted",
+        "is_ordered",
+        "is_starved",
+        "next_seq",
+        "num_granted",
+        "num_offered",
+        "pending",
+        "prefetch",
+        "takes_groups",
+        "wanting",
+    )
 
-    def __init__(self, is_ordered: bool) -> None:
+    def __init__(self, is_ordered: bool, prefetch: int | None = None, takes_groups: bool = False) -> None:
         self.is_ordered = is_ordered
+        self.prefetch = prefetch
+        """The most items that may be in flight or ready together; None leaves that to the depth alone."""
+        self.takes_groups = takes_groups
+        """Whether its consumer looks at members."""
+        self.group_size = 1
+        """Members of its largest group so far."""
         self.num_offered = 0
         """Items so far; the next one gets this number."""
         self.next_seq = 0
@@ -106,6 +128,8 @@ class Item(msgspec.Struct, eq=False):
     """Whether a part of it came without a version: then it is read whole or not at all."""
     elapsed_s: float = 0.0
     """How long its slowest part took."""
+    first_byte_s: float = 0.0
+    """How long its slowest part waited for the first byte."""
     worker: int = -1
     """Who fetched its last part."""
     is_verified: bool = False
@@ -129,9 +153,26 @@ class Item(msgspec.Struct, eq=False):
         """Whether its parts are only waited for: it was dropped, has failed, or comes again."""
         return self.is_recalled or self.error is not None or self.state is ItemState.DROPPED
 
+    # What an item has as one of many: groups have more than one object.
+
+    @property
+    def uris(self) -> list[str]:
+        """The URI of each object."""
+        return [self.uri]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The bytes of each object; 0 where it failed."""
+        return [self.nbytes if self.error is None else 0]
+
+    @property
+    def member_errors(self) -> dict[int, S3dlioError]:
+        """The errors of the objects that failed, by position."""
+        return {} if self.error is None else {0: self.error}
+
 
 class Part(msgspec.Struct, eq=False):
-    """One request for [start, end) of an item."""
+    """One request for [start, end) of an item; for a member of a group, whose place that is, the whole object."""
 
     item: Item
     start: int
@@ -139,11 +180,22 @@ class Part(msgspec.Struct, eq=False):
     """None where the size is not known yet."""
     version: str | None
     """The version of the other parts, where there are others."""
+    member: Member | None = None
     id: int = 0
     """Unique in the pool; a new one each time the part is sent."""
     worker: int = -1
     is_wanting: bool = False
     """Whether the worker holds it back until it gets more room."""
+
+    @property
+    def target(self) -> Item | Member:
+        """The object that it is of: what errors name, and what is blamed for deaths."""
+        return self.item if self.member is None else self.member
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether it is only waited for."""
+        return self.item.is_withdrawn or self.target.error is not None
 
 
 class Worker:

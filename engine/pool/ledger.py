@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ..errors import ObjectChangedError, S3dlioError
+from .groups import validate_groups
 from .items import Item, ItemState, Part, Run, Worker
 from .messages import CancelPart
 
@@ -118,6 +119,13 @@ class Ledger:
             if item.num_parts > 1 and not was_withdrawn:
                 self._withdraw(item)
 
+    def _fail_part(self, part: Part, error: S3dlioError) -> None:
+        """Has the object of a part fail: the item, or a member of it; the first error counts."""
+        if part.member is None:
+            self._fail(part.item, error)
+        else:
+            part.member.fail(error)
+
     def _withdraw(self, item: Item) -> None:
         """Cancels all parts of an item; those that nobody has are over at once."""
         for queue in (self._unsent, self._suspects):
@@ -184,16 +192,18 @@ class Ledger:
     def _validate_trial(self) -> None:
         trial, reserved = self._trial, self._reserved
         assert reserved is None or self._workers.get(reserved.index) is reserved, "a dead worker is to try a suspect"
-        assert all(part.item.is_suspect and not part.item.is_withdrawn and part.item.slot is not None for part in self._suspects)
-        assert not any(part.item.is_suspect for part in self._unsent), "a suspect would go among others"
+        assert all(part.target.is_suspect and not part.is_withdrawn and part.item.slot is not None for part in self._suspects)
+        assert not any(part.target.is_suspect for part in self._unsent), "a suspect would go among others"
         if trial is not None:
             assert self._parts.get(trial.id) is trial
             assert reserved is not None, "a suspect is tried by nobody"
             assert (reserved.index, reserved.num_parts) == (trial.worker, 1), "a suspect is not alone"
 
     def _validate_run(self, run: Run) -> None:
-        flying = [part.item for part in (*self._parts.values(), *self._unsent, *self._suspects) if part.item.run is run]
+        parts = [part for part in (*self._parts.values(), *self._unsent, *self._suspects) if part.item.run is run]
+        flying = [part.item for part in parts]
         assert all(item.num_unfinished == flying.count(item) for item in flying), "a part was lost or doubled"
+        validate_groups([*flying, *run.pending, *run.done.values()], parts)
         pending = [item.seq for item in run.pending]
         assert pending == sorted(set(pending)), "pending items out of order"
         groups = [{item.seq for item in flying}, set(pending), set(run.done)]

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from ..config import settings
 from ..errors import ConfigurationError, PoolClosedError, S3dlioError, ViewsHeldError
 from .core import Core
+from .wanted import Group
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -118,7 +119,7 @@ class Pool:
     def _iterate(
         self, wanted: Iterator[Wanted], ordered: bool, errors: str
     ) -> Iterator[tuple[str, BytesView | S3dlioError]]:
-        for item in self.fetch_items(wanted, ordered):
+        for item in self._run(wanted, Core.take, ordered):
             if item.error is None:
                 yield item.uri, item.pop_view()
             elif errors == "return":
@@ -126,19 +127,33 @@ class Pool:
             else:
                 raise item.error
 
-    def fetch_items(self, wanted: Iterator[Wanted], ordered: bool) -> Iterator[Item]:
-        """Yields items, with their views or FAILED."""
-        return self._run(wanted, ordered, Core.take)
+    def fetch_items(self, wanted: Iterator[Wanted | Group], ordered: bool, prefetch: int | None = None) -> Iterator[Item]:
+        """Yields items, with their views or FAILED.
+
+        Args:
+            wanted: As of `fetch`, and groups. A group is one item, whose view has all its places; `sizes` and `member_errors` say what
+                is in them. It has an `error` of its own, and no view, only where all its members failed at once.
+            ordered: As of `fetch`.
+            prefetch: The most items that are in flight or ready at once; None leaves that to the pool.
+        """
+        return self._run(wanted, Core.take, ordered, prefetch, takes_groups=True)
 
     def fetch_and_free(self, wanted: Iterator[Wanted]) -> Iterator[list[Item]]:
         """Yields items as they complete, or have failed, many at once; their slots are free again, unread."""
-        return self._run(wanted, False, Core.take_and_free)
+        return self._run(wanted, Core.take_and_free, False)
 
-    def _run(self, wanted: Iterator[Wanted], ordered: bool, take: Callable[[Core, Run], T | None]) -> Iterator[T]:
+    def _run(
+        self,
+        wanted: Iterator[Wanted | Group],
+        take: Callable[[Core, Run], T | None],
+        ordered: bool,
+        prefetch: int | None = None,
+        takes_groups: bool = False,
+    ) -> Iterator[T]:
         """Runs through all that is wanted, and yields what `take` gives of it."""
         core = self._current()
         with self._lock:
-            run = core.scheduler.open_run(ordered)
+            run = core.scheduler.open_run(ordered, prefetch, takes_groups)
         try:
             while (taken := self._next(core, run, wanted, take)) is not None:
                 yield taken
@@ -154,7 +169,9 @@ class Pool:
                 self._leave(core, run)
             self._close_runs(core)
 
-    def _next(self, core: Core, run: Run, wanted: Iterator[Wanted], take: Callable[[Core, Run], T | None]) -> T | None:
+    def _next(
+        self, core: Core, run: Run, wanted: Iterator[Wanted | Group], take: Callable[[Core, Run], T | None]
+    ) -> T | None:
         """Returns what is next in a run, waiting for it; None at the end."""
         patience = _Patience()
         while True:
@@ -171,7 +188,7 @@ class Pool:
                     self._break(core, error)
                     raise
             # The user's own code runs outside the lock: it may be slow, and may use this pool.
-            more, is_last = _pull(wanted, num)
+            more, is_last, is_cut = _pull(wanted, num)
             with self._lock:
                 try:
                     self._check_use(core)
@@ -181,8 +198,7 @@ class Pool:
                     taken = take(core, run)
                     if taken is not None:
                         return taken
-                    is_more_to_pull = len(more) < num and not is_last
-                    must_wait = not (has_moved or is_more_to_pull) and self._must_wait(core, run, patience)
+                    must_wait = not (has_moved or is_cut) and self._must_wait(core, run, patience)
                     if must_wait:
                         core.waiting.add(run)
                 except BaseException as error:
@@ -380,15 +396,17 @@ class _Patience:
         self.has_collected = False
 
 
-def _pull(wanted: Iterator[Wanted], num: int) -> tuple[list[Wanted], bool]:
-    """Returns up to `num` of what is wanted, fewer if that takes long, and whether there is no more."""
-    more: list[Wanted] = []
+def _pull(wanted: Iterator[Wanted | Group], num: int) -> tuple[list[Wanted | Group], bool, bool]:
+    """Returns what is wanted, up to `num` objects or the group that reaches them; whether there is no more; whether that took too long."""
+    more: list[Wanted | Group] = []
     begun_s = time.monotonic()
+    left = num
     for one in islice(wanted, num):
         more.append(one)
-        if len(more) == num or time.monotonic() - begun_s > _PULL_S:
-            return more, False
-    return more, num > 0
+        left -= len(one.refs) if type(one) is Group else 1
+        if left <= 0 or time.monotonic() - begun_s > _PULL_S:
+            return more, False, left > 0
+    return more, num > 0, False
 
 
 def _close_core(core: Core, pid: int) -> None:

@@ -25,6 +25,7 @@ from ..errors import (
     rebuild_error,
 )
 from .grants import Grants
+from .groups import GroupItem, Member
 from .items import Item, ItemState, Part, Run, Worker, is_strong
 from .messages import CancelPart, Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
 
@@ -44,6 +45,7 @@ class Scheduler(Grants):
         """As `Grants`."""
         super().__init__(slots, jobs=jobs, depth=depth, part_bytes=part_bytes, split_above_bytes=split_above_bytes)
         self.num_delivered = 0
+        """Objects; those of groups are counted like any others."""
         self.num_failed = 0
         self.num_bytes = 0
         self.num_verified = 0
@@ -55,9 +57,15 @@ class Scheduler(Grants):
 
     # The consumer's side.
 
-    def open_run(self, is_ordered: bool) -> Run:
-        """Begins a run."""
-        run = Run(is_ordered)
+    def open_run(self, is_ordered: bool, prefetch: int | None = None, takes_groups: bool = False) -> Run:
+        """Begins a run.
+
+        Args:
+            is_ordered: Whether its items are delivered in the order in which they are offered.
+            prefetch: The most items that may be in flight or ready together, at least 1.
+            takes_groups: Whether groups may be offered.
+        """
+        run = Run(is_ordered, prefetch, takes_groups)
         self._runs.append(run)
         return run
 
@@ -67,6 +75,24 @@ class Scheduler(Grants):
         run.num_offered = seq + 1
         run.pending.append(Item(run, seq, uri, store, key, size, version, size))
 
+    def offer_group(self, run: Run, members: list[Member], stride: int) -> None:
+        """Adds the next item of a run, a group. Members may have failed already; one that is known not to fit fails now.
+
+        Args:
+            run: One that takes groups.
+            members: At least one; in the order of their places.
+            stride: Bytes of each place.
+        """
+        for member in members:
+            if member.size is not None and member.size > stride:
+                member.refuse_space(member.size, stride)
+        room = len(members) * stride
+        run.pending.append(
+            GroupItem(run, run.num_offered, members[0].uri, -1, "", None, None, room, members=members, stride=stride)
+        )
+        run.num_offered += 1
+        run.group_size = max(run.group_size, len(members))
+
     def offer_failed(self, run: Run, uri: str, error: S3dlioError) -> None:
         """Adds an item that failed before it could be asked for: its URI means nothing."""
         item = Item(run, run.num_offered, uri, -1, "", None, None, None, error=error)
@@ -75,10 +101,10 @@ class Scheduler(Grants):
         self._done(item, ItemState.FAILED)
 
     def num_wanted(self, run: Run) -> int:
-        """Returns how many more items the run could use now."""
+        """Returns how many more objects the run could use now; groups as large as its largest are counted by their members."""
         if run.is_exhausted:
             return 0
-        return max(0, max(len(self._workers), 1) * self.depth - run.num_granted - len(run.pending))
+        return max(0, self._limit(run) - run.num_granted - len(run.pending)) * run.group_size
 
     def take(self, run: Run) -> Item | None:
         """Returns the next item, READY (its slot is the caller's now) or FAILED; None if it is not there yet."""
@@ -90,17 +116,26 @@ class Scheduler(Grants):
             return None
         run.next_seq += 1
         run.num_granted -= 1
-        if item.error is None:
+        if item.num_parts and item.error is None:
             self.num_delivered += 1
             self.num_bytes += item.nbytes
             self.num_verified += item.is_verified
         else:
-            self.num_failed += 1
+            self._count(item)
         item.state = _DELIVERED
         return item
 
+    def _count(self, item: Item) -> None:
+        """Counts what is delivered of a group, or of an item that failed."""
+        num_failed = len(item.member_errors)
+        self.num_failed += num_failed
+        if isinstance(item, GroupItem):
+            self.num_delivered += len(item.members) - num_failed
+            self.num_bytes += sum(item.sizes)
+            self.num_verified += sum(member.is_verified for member in item.members)
+
     def take_all(self, run: Run) -> list[Item]:
-        """Returns all that an unordered run has ready now, as `take` does one by one."""
+        """Returns all that an unordered run without groups has ready now, as `take` does one by one."""
         items = [*run.done.values()]
         run.done.clear()
         run.next_seq += len(items)
@@ -146,7 +181,7 @@ class Scheduler(Grants):
             self._make_way(run)
         if self.depth >= _MAX_DEPTH or not (run.pending or not run.is_exhausted):
             return
-        if run.num_granted + len(self._workers) < len(self._workers) * self.depth or self._reserved is not None:
+        if run.num_granted + len(self._workers) // run.group_size < self._limit_of_depth(run) or self._reserved is not None:
             return
         if any(worker.num_parts < (self._jobs + 1) // 2 for worker in self._workers.values()):
             self.depth *= 2
@@ -189,34 +224,34 @@ class Scheduler(Grants):
         if self._reserved is dead:
             self._reserved = None
         lost = [part for part in self._parts.values() if part.worker == index]
-        for item in {id(part.item): part.item for part in lost if part.id not in spared}.values():
-            item.num_deaths += 1
+        for target in {id(part.target): part.target for part in lost if part.id not in spared}.values():
+            target.num_deaths += 1
         for part in lost:
             self._end_part(part)
             item = part.item
-            if part is trial and item.error is None and item.state is not _DROPPED:
+            if part is trial and part.target.error is None and item.state is not _DROPPED:
                 self._convict(part, reason)
-            elif item.is_withdrawn:
+            elif part.is_withdrawn:
                 self._finish_part(item)
             elif item.slot is None:
                 item.num_unfinished -= 1
                 self._put_back(item)
             else:
                 self._unsent.append(part)
-        if any(part.item.is_suspect for part in lost):
-            self._suspects += [part for part in self._unsent if part.item.is_suspect]
-            self._unsent = [part for part in self._unsent if not part.item.is_suspect]
-        return [part.item.uri for part in lost]
+        if any(part.target.is_suspect for part in lost):
+            self._suspects += [part for part in self._unsent if part.target.is_suspect]
+            self._unsent = [part for part in self._unsent if not part.target.is_suspect]
+        return [part.target.uri for part in lost]
 
     def _convict(self, part: Part, reason: str) -> None:
         """The worker that died had nothing but this part."""
-        item = part.item
-        item.worker = part.worker
-        num = item.num_deaths
+        target = part.target
+        part.item.worker = part.worker
+        num = target.num_deaths
         self.num_deaths_explained += num
         text = f"{num} workers died with it; the last one, worker {part.worker}, had nothing else to fetch and was {reason}"
-        self._fail(item, WorkerLostError(text.replace("was exited", "exited"), uri=item.uri, attempts=num))
-        self._finish_part(item)
+        self._fail_part(part, WorkerLostError(text.replace("was exited", "exited"), uri=target.uri, attempts=num))
+        self._finish_part(part.item)
 
     def handle(self, worker: int, events: Iterable[Event]) -> None:
         """Takes a batch of a worker's events, in order."""
@@ -241,10 +276,10 @@ class Scheduler(Grants):
         self._end_part(part)
         self.num_fetched += 1
         item = part.item
-        item.nbytes += event.received
         item.worker = part.worker
         item.elapsed_s = max(item.elapsed_s, event.elapsed_s)
         if item.num_parts == 1:
+            item.nbytes = event.received
             item.is_verified = event.is_verified
             size, guess = event.size, self._guess_bytes
             self._guess_bytes = min(size, self._max_guess_bytes) if size > guess else max(guess - (guess >> 6), _MIN_GUESS_BYTES)
@@ -253,8 +288,12 @@ class Scheduler(Grants):
                 self._fail(item, TruncatedBodyError(f"{event.received} of {size} bytes came", uri=item.uri))
             elif slot is None or not 0 <= size <= slot.nbytes:
                 self._fail(item, InternalError(f"a worker claims {size} bytes where there is no room for them", uri=item.uri))
-        else:
+        elif item.num_parts:
             self._check_part(item, part, event)
+        else:
+            assert part.member is not None
+            assert part.end is not None
+            part.member.settle(event, part.end - part.start)
         item.num_unfinished -= 1
         if not item.num_unfinished:
             self._settle(item)
@@ -262,6 +301,7 @@ class Scheduler(Grants):
     def _check_part(self, item: Item, part: Part, event: PartFetched) -> None:
         """Parts of one object must be as long as they are wide, and of one version, which each of them must name."""
         assert part.end is not None
+        item.nbytes += event.received
         if item.seen_version is None:
             item.seen_version = event.version
         item.has_no_version |= not is_strong(event.version)
@@ -271,24 +311,22 @@ class Scheduler(Grants):
 
     def _on_failed(self, part: Part, error: S3dlioError) -> None:
         self._end_part(part)
-        item = part.item
-        item.worker = part.worker
-        self._fail(item, error)
-        self._finish_part(item)
+        part.item.worker = part.worker
+        self._fail_part(part, error)
+        self._finish_part(part.item)
 
     def _on_cancelled(self, part: Part) -> None:
         self._end_part(part)
-        if not part.item.is_withdrawn:
-            self._fail(part.item, InternalError("a part was cancelled that nobody had cancelled", uri=part.item.uri))
+        if not part.is_withdrawn:
+            self._fail_part(part, InternalError("a part was cancelled that nobody had cancelled", uri=part.target.uri))
         self._finish_part(part.item)
 
     def _on_space_wanted(self, part: Part, event: SpaceWanted) -> None:
         item = part.item
-        if item.is_withdrawn or part.is_wanting:
+        if part.is_withdrawn or part.is_wanting:
             return  # a CancelPart or a SupplySpace is on its way to it
-        if event.end < 0:
-            self._fail(item, InternalError(f"a worker wants room for {event.end} bytes", uri=item.uri))
-            self._workers[part.worker].commands.append(CancelPart(part.id))
+        if part.member is not None or event.end < 0:
+            self._refuse_space(part, event.end)
             return
         if item.is_suspect and item.num_parts == 1:
             # It would keep its worker from all others for as long as there is no room. It comes again when there is.
@@ -306,3 +344,13 @@ class Scheduler(Grants):
         part.is_wanting = True
         self.num_in_flight -= 1
         insort(item.run.wanting, part, key=lambda part: part.item.seq)
+
+    def _refuse_space(self, part: Part, wanted: int) -> None:
+        """Has the object of a part fail. The part still waits in the worker, and must end before its place is anybody's."""
+        member = part.member
+        if member is None:
+            self._fail(part.item, InternalError(f"a worker wants room for {wanted} bytes", uri=part.item.uri))
+        else:
+            assert part.end is not None
+            member.refuse_space(wanted, part.end - part.start)
+        self._workers[part.worker].commands.append(CancelPart(part.id))

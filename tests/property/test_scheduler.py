@@ -2,7 +2,8 @@
 
 Rules are what can happen, one small thing at a time or a few rounds at once; invariants are what must hold after each. At the end of
 every example there is one worker and consumers who let go: then everything comes out, and nothing stays behind. In some examples one
-object kills every worker that fetches it (P2): it fails for that, and nothing else does.
+object kills every worker that fetches it (P2): it fails for that, and nothing else does. What is asked for are single objects, and
+groups of them in one slot.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ sizes = st.one_of(
     st.integers(0, 8 * PAGE), st.integers(33 * PAGE, 70 * PAGE), st.sampled_from([0, 1, 16 * PAGE, 24 * PAGE, 32 * PAGE, 48 * PAGE])
 )
 knowledge = st.sampled_from(["", "", "", "size", "version", "both"])
-wishes = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8), knowledge)
+# Single objects; or a group of those that fit into half of the memory together; or one with places of so many bytes, come what may.
+FITTING = -1
+strides = st.sampled_from([None, None, None, FITTING, FITTING, FITTING, FITTING, 0, 8 * PAGE, 33 * PAGE])
+wishes = st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=8), knowledge, strides)
 orders = st.sampled_from([True, True, False])
+prefetches = st.sampled_from([None, None, None, 1, 3])
 picks = st.integers(0, 63)
-Wish = tuple[list[str], str]
+Wish = tuple[list[str], str, int | None]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -85,18 +90,25 @@ class SchedulerMachine(RuleBasedStateMachine):
     # Consumers.
 
     @precondition(lambda self: len(self.consumers) < 3)
-    @rule(is_ordered=orders)
-    def open_run(self, is_ordered: bool) -> None:
-        self.consumers.append(ModelConsumer(self.world, self.scheduler.open_run(is_ordered)))
+    @rule(is_ordered=orders, prefetch=prefetches)
+    def open_run(self, is_ordered: bool, prefetch: int | None = None) -> None:
+        self.consumers.append(ModelConsumer(self.world, self.scheduler.open_run(is_ordered, prefetch)))
 
     @precondition(lambda self: self.consumers)
     @rule(pick=picks, wish=wishes)
     def offer(self, pick: int, wish: Wish) -> None:
         consumer = self.consumer(pick)
-        keys, knows = wish
-        for key in [] if consumer.run.is_exhausted else keys:
-            consumer.offer(key, knows)
-            self.num_poisons += key == self.poison
+        keys, knows, stride = wish
+        if consumer.run.is_exhausted:
+            return
+        self.num_poisons += keys.count(self.poison or "")
+        if stride is None:
+            for key in keys:
+                consumer.offer(key, knows)
+        elif stride == FITTING:
+            consumer.offer_group(*self.world.fitting(keys), knows)
+        else:
+            consumer.offer_group(keys, stride, knows)
 
     @precondition(lambda self: self.consumers)
     @rule(pick=picks)
@@ -283,6 +295,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.close_run(consumer.run)
         # Two make it a suspect, two more may have parts of it by then, and one tries it.
         assert self.num_poisoned <= 5 * self.num_poisons, "an object kills for ever"
+        counts = (self.scheduler.num_delivered, self.scheduler.num_failed, self.scheduler.num_bytes)
+        assert counts == (self.world.num_delivered, self.world.num_failed, self.world.num_bytes)
         self.go_on_and_let_go()
         self.go_on_and_let_go()
         assert (self.scheduler.num_in_flight, self.slots.used_bytes) == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from s3dlio.engine.errors import S3dlioError
 from s3dlio.engine.memory.slots import Slots
+from s3dlio.engine.pool.groups import GroupItem, Member
 from s3dlio.engine.pool.items import Item, Run
 from s3dlio.engine.pool.messages import Command, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted
 from s3dlio.engine.pool.scheduler import Scheduler
@@ -59,6 +60,16 @@ class Desk:
         for key in keys:
             self.scheduler.offer(run, f"s3://b/{key}", 0, key, size, version)
 
+    def groups(self, *groups: str, stride: int = PAGE, size: int | None = None, is_ordered: bool = True) -> Run:
+        """Opens a run and offers it groups, each of which has a member for each letter; `size` in bytes is that of all of them."""
+        run = self.scheduler.open_run(is_ordered, takes_groups=True)
+        self.offer_groups(run, *groups, stride=stride, size=size)
+        return run
+
+    def offer_groups(self, run: Run, *groups: str, stride: int = PAGE, size: int | None = None) -> None:
+        for keys in groups:
+            self.scheduler.offer_group(run, [Member(f"s3://b/{key}", 0, key, size, None) for key in keys], stride)
+
     def drain(self) -> dict[int, list[Command]]:
         commands = self.scheduler.drain()
         self.validate()
@@ -77,6 +88,16 @@ class Desk:
         self.scheduler.handle(worker, [PartFetched(part, pages * PAGE, size * PAGE, version, 0.25)])
         self.validate()
 
+    def fetched_member(self, key: str, nbytes: int, *, is_verified: bool = False) -> None:
+        """An object of `nbytes` bytes is in, whoever has it."""
+        worker, part = self.place_of(key)
+        self.scheduler.handle(worker, [PartFetched(part, nbytes, nbytes, "v1", 0.25, is_verified)])
+        self.validate()
+
+    def place_of(self, key: str) -> tuple[int, int]:
+        """Returns who has the first part of an object, and under which number."""
+        return next((part.worker, part.id) for part in self.scheduler._parts.values() if part.target.key == key)
+
     def failed(self, worker: int, part: int, error: S3dlioError) -> None:
         self.scheduler.handle(worker, [PartFailed(part, error.to_info())])
         self.validate()
@@ -92,6 +113,11 @@ class Desk:
     def take(self, run: Run) -> Item:
         item = self.scheduler.take(run)
         assert item is not None, "nothing is there"
+        return item
+
+    def take_group(self, run: Run) -> GroupItem:
+        item = self.take(run)
+        assert isinstance(item, GroupItem)
         return item
 
     def release(self, item: Item) -> None:
