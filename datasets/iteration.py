@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from s3dlio.engine.errors import ConfigurationError
 from s3dlio.engine.pool.wanted import Group
 
 from .batch import Rows, plan_rows
@@ -107,6 +108,8 @@ class Iteration:
         files = tally.share.samples()
 
         def fetch(numbers: Sequence[int]) -> Iterator[Item]:
+            if max(numbers, default=0) >= max(len(files), 1):
+                raise ConfigurationError(f"the state names file {max(numbers)} of a share that has {len(files)}")
             return self._fetch(iter(stream.listing.refs(files[numbers])))
 
         if options.shuffle:

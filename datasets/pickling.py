@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from multiprocessing import context
 from typing import Any
 
 from s3dlio.engine.errors import ConfigurationError, describe
@@ -17,6 +18,22 @@ class _Nowhere(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         return len(data)
+
+
+def check_when_spawning(**values: object) -> None:
+    """Checks what a process that is being started gets by pickle; other pickles, and copies, speak for themselves.
+
+    A deep copy takes any function, and so does cloudpickle (Ray).
+
+    Args:
+        values: By the name of the argument.
+
+    Raises:
+        ConfigurationError: As `check_picklable`.
+    """
+    if context.get_spawning_popen() is not None:
+        for name, value in values.items():
+            check_picklable(name, value)
 
 
 def check_picklable(name: str, value: object) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from s3dlio.engine.errors import DecodeError
+import msgspec
+
+from s3dlio.engine.errors import ConfigurationError, DecodeError
 from s3dlio.engine.memory.view import owned_view
 
 from .deliveries import Delivery, Judge
@@ -40,7 +42,7 @@ def in_order(
         first_file: The first one that is not delivered.
         judge: Of files that cannot be fetched, and of records that cannot be read: the rest of their file is left out then.
     """
-    first_record = 0 if position is None else position["next"][1]
+    first_record = 0 if position is None else _record_in(position, first_file)
     source = _records(fetch, range(first_file, num_files), first_record, judge)
     for (file, number), record, is_last in source:
         position = None if is_last else {"next": [file, number + 1]}
@@ -87,7 +89,23 @@ def record_batches(deliveries: Iterator[Delivery], batch_size: int, drop_last: b
         yield Delivery(values, num, position=position, is_empty=is_empty)
 
 
-_Found = "tuple[Place, BytesView | None, bool]"
+class _Position(msgspec.Struct, forbid_unknown_fields=True):
+    next: tuple[int, Annotated[int, msgspec.Meta(ge=0)]]
+
+
+def _record_in(position: object, file: int) -> int:
+    """Returns which record of a file comes next, of a state.
+
+    Raises:
+        ConfigurationError: It makes no sense, or is of another file.
+    """
+    try:
+        found = msgspec.convert(position, _Position).next
+    except msgspec.ValidationError as error:
+        raise ConfigurationError("the state has no place in a file", cause=str(error)) from None
+    if found[0] != file:
+        raise ConfigurationError(f"the state stands in file {found[0]} and has delivered {file} files")
+    return found[1]
 
 
 def _records(fetch: Fetch, files: Sequence[int], first_record: int, judge: Judge) -> Iterator[tuple[Place, Any, bool]]:
@@ -129,6 +147,12 @@ def _read_again(fetch: Fetch, places: Sequence[Place]) -> Iterator[BytesView]:
     for (_, numbers), item in zip(wanted.items(), fetch([*wanted]), strict=True):
         if item.error is not None:
             raise item.error
-        records = enumerate(Records(item.pop_view(), item.uri))
-        for number in numbers:
-            yield owned_view(bytearray(next(record for at, record in records if at == number)))
+        wanted_here, found = set(numbers), 0
+        for number, record in enumerate(Records(item.pop_view(), item.uri)):
+            if number in wanted_here:
+                found += 1
+                yield owned_view(bytearray(record))
+            if number == numbers[-1]:
+                break
+        if found < len(numbers):
+            raise DecodeError(f"the state names record {numbers[-1]}, and the file has fewer", uri=item.uri)

@@ -20,7 +20,7 @@ from s3dlio.engine.pool.inline import inline_fetcher
 from .arguments import make_options, read_listing
 from .decode import find_decoder
 from .legacy import translate
-from .pickling import check_picklable
+from .pickling import check_when_spawning
 from .reader import ViewReader
 from .stream import Stream
 
@@ -268,8 +268,7 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
         self._stream.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        check_picklable("transform", self._presenter.transform)
-        check_picklable("decode", self._stream.options.decode)
+        check_when_spawning(transform=self._presenter.transform, decode=self._stream.options.decode)
         return self.__dict__
 
     def __repr__(self) -> str:
@@ -365,8 +364,7 @@ class ObjectStoreMapDataset(Dataset[Any]):
         return index + num if index < 0 else index
 
     def __getstate__(self) -> dict[str, Any]:
-        check_picklable("transform", self._presenter.transform)
-        check_picklable("decode", self._decode_given)
+        check_when_spawning(transform=self._presenter.transform, decode=self._decode_given)
         return self.__dict__
 
     def __repr__(self) -> str:
