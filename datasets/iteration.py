@@ -106,6 +106,8 @@ class Iteration:
     def _open_records(self, judge: Judge) -> Generator[Delivery, None, None]:
         stream, tally, options = self._stream, self._tally, self._stream.options
         files = tally.share.samples()
+        # Where all are delivered, the buffer has no position to go on from: it would begin again.
+        num_files = len(files) if tally.num_delivered < len(files) else 0
 
         def fetch(numbers: Sequence[int]) -> Iterator[Item]:
             if max(numbers, default=0) >= max(len(files), 1):
@@ -114,9 +116,9 @@ class Iteration:
 
         if options.shuffle:
             buffer: ShuffleBuffer[Any] = ShuffleBuffer(options.shuffle_buffer, options.seed, stream.epoch, self._place)
-            found = shuffled(fetch, len(files), tally.position, buffer, judge)
+            found = shuffled(fetch, num_files, tally.position, buffer, judge)
         else:
-            found = in_order(fetch, len(files), tally.position, tally.num_delivered, judge)
+            found = in_order(fetch, num_files, tally.position, tally.num_delivered, judge)
         return found if options.batch_size is None else record_batches(found, options.batch_size, options.drop_last)
 
     def _plan(self) -> Rows | None:

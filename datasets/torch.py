@@ -152,7 +152,8 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
             seed: Of the order; all ranks need the same.
             batch_size: Makes batches of so many samples of a rank. Where all objects have one size, a batch is one uint8 tensor
                 `[batch_size, nbytes]` that was never copied; with `decode="npy"` and one shape it is `[batch_size, *shape]`. Otherwise
-                it is a list of samples, and what `decode` or `transform` gave is collated as a DataLoader does.
+                it is a list of samples, as of the records of TFRecord files; and what another `decode`, or `transform`, gave is
+                collated as a DataLoader does.
             drop_last: Whether the last, shorter batch of each rank is left out.
             pad_to: Bytes of a row: shorter objects are padded with zeros, and a batch is a tensor and the lengths, int64.
             transform: Called with each sample, in the process that iterates; what it returns is the sample.
@@ -198,7 +199,7 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
         }
         options = make_options(given, loader_opts, older)
         self._presenter = _Presenter(return_type, transform)
-        self._is_plain = options.decode is None and transform is None
+        self._is_plain = options.decode in (None, "tfrecord") and transform is None
         self._stream = Stream(*read_listing(uri, pattern, manifest), options, has_transform=transform is not None)
 
     @classmethod

@@ -19,7 +19,6 @@ from s3dlio import ObjectStoreIterableDataset
 from tests.process.torch_kit import TEN_SHUFFLED, Corpus, cut, dealt, flat
 from tests.support.processes import ScriptProcess
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata calls it
 
 
