@@ -41,7 +41,7 @@ class Contender:
     @property
     def is_ours(self) -> bool:
         """Whether this package is measured, and not a peer."""
-        return self.script == "ours"
+        return self.script in ("ours", "loader_ours")
 
     def command(self, *arguments: str) -> list[str]:
         """Returns the argv; peers run in an environment of their own, since one of them has this package's import name."""
@@ -87,10 +87,10 @@ class Running:
             )
         return dict(json.loads(line))
 
-    def round(self) -> Record:
-        """Asks for one round and waits for its record."""
+    def round(self, way: str = "") -> Record:
+        """Asks for one round, of one way if the contender has several, and waits for its record."""
         assert self._process.stdin is not None
-        self._process.stdin.write("round\n")
+        self._process.stdin.write(f"round {way}\n")
         self._process.stdin.flush()
         return self.answer()
 
@@ -141,13 +141,13 @@ def take_turns(
         asked: dict[str, Callable[[], Record]] = {}
         for contender in contenders:
             started = stack.enter_context(running(contender, arguments, endpoint, work))
-            if _keep(turns, contender.name, started.answer) is not None:
+            if keep(turns, contender.name, started.answer) is not None:
                 asked[contender.name] = started.round
             yield contender.name
         limits = {contender.name: contender.max_rounds for contender in contenders}
         for number in range(rounds):
             for name, ask in [one for one in (asked | tools).items() if number < limits.get(one[0], rounds)]:
-                record = _keep(turns, name, ask)
+                record = keep(turns, name, ask)
                 if record is None:
                     asked.pop(name, None)
                 else:
@@ -155,7 +155,8 @@ def take_turns(
                 yield name
 
 
-def _keep(turns: Turns, name: str, ask: Callable[[], Record]) -> Record | None:
+def keep(turns: Turns, name: str, ask: Callable[[], Record]) -> Record | None:
+    """Asks a contender and returns its record; if it fails, None, and the reason is kept."""
     try:
         return ask()
     except (ContenderFailedError, BrokenPipeError, json.JSONDecodeError) as error:

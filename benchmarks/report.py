@@ -21,6 +21,10 @@ _HEADS = {
     "cpu_us": "CPU us/object",
     "caller_cpu_us": "of it, the caller's",
     "cpu_s_gib": "CPU s/GiB",
+    "samples_s": "samples/s",
+    "sample_mib_s": "MiB/s",
+    "sample_cpu_us": "CPU us/sample",
+    "training_cpu_us": "of it, the training process's",
     "verified_percent": "% verified",
     "median_us": "median us",
     "p99_us": "p99 us",
@@ -33,6 +37,9 @@ _HEADS = {
     "seen_ms": "seen after ms",
     "reported_ms": "reported ms",
     "startup_ms": "startup ms",
+    "made_ms": "data set made ms",
+    "first_ms": "first batch ms",
+    "second_ms": "first of the 2nd epoch ms",
 }
 _COLOURS = {
     "aim": "bold green",

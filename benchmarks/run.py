@@ -17,6 +17,7 @@ from rich.console import Console
 
 from . import dataset, nginx, plot, report, servers
 from .drive import PEERS_PYTHON, ContenderFailedError
+from .loaders import LOADERS
 from .outcome import Check, Outcome
 from .own import OWN
 from .rows import COMPARED, Bench
@@ -42,7 +43,7 @@ class Row(Protocol):
         """Measures it."""
 
 
-_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE]
+_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *LOADERS]
 ROWS = {row.name: row for row in _ALL}
 
 

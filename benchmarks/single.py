@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import servers
 from .drive import HERE, Contender, ContenderFailedError, Record, running
@@ -70,7 +71,7 @@ class ImportRow:
         records: dict[str, list[Record]] = {what: [] for what in ("bare", "face", "verbs")}
         for _ in range(_IMPORTS):
             for what, found in records.items():
-                found.append(_fresh(["ours_import.py", what], bench))
+                found.append(fresh(["ours_import.py", what], bench.nginx, bench.work))
         medians = {what: _import_medians(found) for what, found in records.items()}
         checks = [Check("import s3dlio", medians["face"]["import_ms"], "ms", 250, 150, higher=False)]
         # The table sets no floor for it, but a face that is quick only because it is empty would be no feat.
@@ -105,7 +106,7 @@ class ColdRow:
     def run(self, bench: Bench) -> Outcome:
         """Measures the row; what counts is when the caller saw the object, not what `mp_get` reports."""
         bench.progress(self.title)
-        records = [_fresh(["ours_cold.py", "s64k", "500"], bench) for _ in range(_COLD_STARTS)]
+        records = [fresh(["ours_cold.py", "s64k", "500"], bench.nginx, bench.work) for _ in range(_COLD_STARTS)]
         names = {"seen_ms": "seen_s", "reported_ms": "time_to_first_object_seconds", "startup_ms": "startup_seconds"}
         found = {metric: statistics.median(one[name] for one in records) * 1e3 for metric, name in names.items()}
         medians: Medians = {"ours, mp_get procs=2": found}
@@ -113,7 +114,7 @@ class ColdRow:
         return Outcome(self.name, self.title, medians, [check], {}, {"ours, mp_get procs=2": records})
 
 
-def _fresh(arguments: list[str], bench: Bench) -> Record:
+def fresh(arguments: list[str], endpoint: str, work: Path) -> Record:
     """Runs a script of `contenders/` in a new interpreter and returns its record, with the life of its process as `process_s`.
 
     Raises:
@@ -121,7 +122,7 @@ def _fresh(arguments: list[str], bench: Bench) -> Record:
     """
     command = [sys.executable, str(HERE / "contenders" / arguments[0]), *arguments[1:]]
     started = time.perf_counter()
-    environment = servers.environment(bench.nginx, bench.work)
+    environment = servers.environment(endpoint, work)
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False)
     process_s = time.perf_counter() - started
     if ended.returncode:

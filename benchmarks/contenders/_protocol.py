@@ -141,21 +141,28 @@ def chunks(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def main(make_client: Callable[[Task], Client]) -> None:
     """Runs a contender script."""
-    # A library that prints must not break the protocol: its file descriptor 1 becomes standard error.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    task = _parse()
+    answers = claim_answers()
+    task = read_task(make_parser().parse_args())
     client = make_client(task)
     warm, measure = {"fetch": (_warm_fetch, _fetch), "latency": (_warm_latency, _latency), "list": (_list, _list)}[
         task.mode
     ]
     warm(client)
-    _answer(answers, {"ready": True})
+    answer(answers, {"ready": True})
     for _ in sys.stdin:
-        _answer(answers, measure(client))
+        answer(answers, measure(client))
 
 
-def _answer(answers: TextIO, record: dict[str, Any]) -> None:
+def claim_answers() -> TextIO:
+    """Returns where records are printed."""
+    # A library that prints must not break the protocol: its file descriptor 1 becomes standard error.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return answers
+
+
+def answer(answers: TextIO, record: dict[str, Any]) -> None:
+    """Prints one record."""
     answers.write(json.dumps(record) + "\n")
 
 
@@ -214,7 +221,8 @@ def _list(client: Client) -> dict[str, Any]:
     return record | {"verified": True}
 
 
-def _parse() -> Task:
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser of the arguments that all contenders take."""
     parser = argparse.ArgumentParser(description="One contender; started by benchmarks.run.")
     parser.add_argument("endpoint")
     parser.add_argument("set_name")
@@ -223,7 +231,11 @@ def _parse() -> Task:
     parser.add_argument("--variant", default="")
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--passes", type=int, default=1)
-    given = parser.parse_args()
+    return parser
+
+
+def read_task(given: argparse.Namespace) -> Task:
+    """Returns what the arguments ask for, with what the manifest says of the set."""
     known = json.loads(given.manifest.read_text())[given.set_name]
     crc32 = tuple(known["crc32"])
     return Task(
