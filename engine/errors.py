@@ -196,7 +196,7 @@ class InsufficientMemoryError(S3dlioError, MemoryError):
 
 
 class ObjectTooLargeError(S3dlioError, MemoryError):
-    """The object is larger than the whole memory cap."""
+    """The object is larger than the whole memory cap, or than its place in a batch."""
 
 
 class WorkerLostError(S3dlioError, RuntimeError):
