@@ -34,7 +34,7 @@ class Iteration:
     def __init__(
         self, stream: Stream, tally: Tally, waiting: Waiting, place: tuple[int, int], num_sharers: int
     ) -> None:
-        """Fetches nothing before the first is asked for.
+        """Fetches nothing before the first is asked for; what is to come, and of which epoch, is decided now.
 
         Args:
             stream: The data set.
@@ -45,14 +45,14 @@ class Iteration:
         """
         self.waiting = waiting
         self._stream = stream
+        self._epoch = stream.epoch
         self._tally = tally
         self._place = place
         self._num_sharers = num_sharers
         self._position: Any = tally.position
         self._fetches: list[Any] = []
-        total = None if stream.is_of_records else tally.share.num_samples - tally.num_delivered
-        self._bar = ProgressBar(stream.listing.name, total, waiting) if stream.options.progress else None
-        self._deliveries: Generator[Delivery, None, None] = self._open()
+        self._bar: ProgressBar | None = None
+        self._deliveries: Generator[Delivery, None, None]
 
     def __iter__(self) -> Iterator[Delivery]:
         return self._deliveries
@@ -71,6 +71,11 @@ class Iteration:
         self._tally.position = self._position
 
     def __enter__(self) -> Self:
+        stream, tally = self._stream, self._tally
+        self._deliveries = self._open()
+        if stream.options.progress:
+            total = None if stream.is_of_records else tally.share.num_samples - tally.num_delivered
+            self._bar = ProgressBar(stream.listing.name, total, self.waiting)
         return self
 
     def __exit__(
@@ -84,7 +89,7 @@ class Iteration:
         self.waiting.end()
         if self._bar is not None:
             self._bar.close()
-        # The stream asks this object for its counts: held by it in turn, the data set would keep its processes until the next collection.
+        # An error's traceback may hold this object: the data set and its processes go without it.
         del self._stream, self._deliveries, self._fetches
 
     def _open(self) -> Generator[Delivery, None, None]:
@@ -115,7 +120,7 @@ class Iteration:
             return self._fetch(iter(stream.listing.refs(files[numbers])))
 
         if options.shuffle:
-            buffer: ShuffleBuffer[Any] = ShuffleBuffer(options.shuffle_buffer, options.seed, stream.epoch, self._place)
+            buffer: ShuffleBuffer[Any] = ShuffleBuffer(options.shuffle_buffer, options.seed, self._epoch, self._place)
             found = shuffled(fetch, num_files, tally.position, buffer, judge)
         else:
             found = in_order(fetch, num_files, tally.position, tally.num_delivered, judge)

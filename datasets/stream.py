@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,8 +61,9 @@ class Stream:
         self._inherited: World | None = None
         """Where the process that pickled it was: a spawned worker of a DataLoader cannot find that out."""
         self._progress = Progress(self._subject())
-        self._iteration: Iteration | None = None
-        """The last one of this process."""
+        self._iteration: weakref.ref[Iteration] | None = None
+        """The last one of this process. It holds the stream, and not the other way round: so both end when nobody iterates."""
+        self._waiting: Waiting | None = None
         self._num_loaded = 0
         """Of the states loaded by the training process, those that this process knows of."""
         self._begun_before = self._begun()
@@ -155,8 +157,10 @@ class Stream:
         if is_in_data_loader():
             self._numbers[_BEGUN + worker.index] += 1
         self._begun_before = self._begun()
-        self._iteration = Iteration(self, tally, Waiting(self.listing_s), (world.rank, worker.index), worker.count)
-        return self._iteration
+        self._waiting = Waiting(self.listing_s)
+        iteration = Iteration(self, tally, self._waiting, (world.rank, worker.index), worker.count)
+        self._iteration = weakref.ref(iteration)
+        return iteration
 
     def _warn_once(self, world_size: int) -> None:
         if self._numbers[_IS_WARNED]:
@@ -203,8 +207,9 @@ class Stream:
                 "the workers of a DataLoader read this data set, and what the training loop has got of it is not known here; use "
                 "torchdata.stateful_dataloader.StatefulDataLoader and its state_dict, or iterate over the data set itself"
             )
-        if self._iteration is not None:
-            self._iteration.settle()
+        iteration = None if self._iteration is None else self._iteration()
+        if iteration is not None:
+            iteration.settle()
         self._progress.set_epoch(self.epoch)
         world, worker = self.world(), find_worker()
         return self._progress.to_dict_of(self.layout(world.size, worker.count), world.rank, worker.index)
@@ -231,7 +236,7 @@ class Stream:
 
     def stats(self) -> dict[str, Any]:
         """Returns counts, rates and waits of the last iteration of this process, and the state of its pool."""
-        waiting = Waiting(self.listing_s) if self._iteration is None else self._iteration.waiting
+        waiting = self._waiting or Waiting(self.listing_s)
         pool = self.source.stats()
         return {
             **waiting.summary(),
@@ -269,7 +274,7 @@ class Stream:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_inherited": self.world(), "_iteration": None}
+        return {**self.__dict__, "_inherited": self.world(), "_iteration": None, "_waiting": None}
 
     def __repr__(self) -> str:
         return f"{self.listing.name!r}, {len(self.listing)} objects"

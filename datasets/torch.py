@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from s3dlio.engine.types import ListEntry, ObjectInfo, ObjectRef
 
     from .deliveries import Delivery
+    from .iteration import Iteration
 
     Objects = str | Iterable[str | ObjectRef | ObjectInfo | ListEntry] | None
 
@@ -87,6 +88,11 @@ class _Presenter:
                 "DataLoader a collate_fn",
                 cause=str(error),
             ) from error
+
+
+def _raise(error: S3dlioError) -> Iterator[Any]:
+    raise error
+    yield  # type: ignore[unreachable]
 
 
 def to_tensors(value: Any) -> Any:
@@ -208,8 +214,16 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
         return cls(uri, **arguments)
 
     def __iter__(self) -> Iterator[Any]:
-        _compare_listings(self._stream)
-        with self._stream.open() as iteration:
+        try:
+            _compare_listings(self._stream)
+            iteration = self._stream.open()
+        except S3dlioError as error:
+            # Raised with the first sample: a worker that a DataLoader keeps dies of what `iter` raises, and nobody would know why.
+            return _raise(error)
+        return self._iterate(iteration)
+
+    def _iterate(self, iteration: Iteration) -> Iterator[Any]:
+        with iteration:
             for delivery in iteration:
                 # In a list, so that it can be handed out without being held here: its slot is the loop's to release.
                 box = [] if delivery.is_empty else [self._present(delivery)]

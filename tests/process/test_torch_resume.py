@@ -108,6 +108,16 @@ def test_c9_a_state_is_the_callers_own(ten: Corpus) -> None:
     assert state == before
 
 
+def test_c9_an_iteration_that_was_begun_and_not_asked_yet_stands_at_its_beginning(ten: Corpus) -> None:
+    dataset = make(ten, batch_size=4)
+    assert len(list(dataset)) == 3
+    iterator = iter(dataset)
+    other = make(ten, batch_size=4)
+    other.load_state_dict(dataset.state_dict())
+    dataset.set_epoch(1)
+    assert ten.batches(iterator) == ten.batches(other) == cut(TEN_SHUFFLED[0, 0], 4)
+
+
 def test_c9_another_batch_size_goes_on_with_the_samples_that_are_left(ten: Corpus) -> None:
     dataset = make(ten, batch_size=3)
     take(dataset, 2)
@@ -251,6 +261,26 @@ def test_c9_a_stateful_loader_goes_on_at_any_batch(ten: Corpus, num_workers: int
         assert ten.batches(other) == whole[num:]
         # The next epoch is whole again.
         assert ten.batches(other) == whole
+
+
+@pytest.mark.parametrize("arguments", [{"num_workers": 0}, {"num_workers": 2, "persistent_workers": True}])
+@pytest.mark.parametrize("num", [0, 1])
+def test_c9_the_beginning_of_a_second_epoch_is_not_taken_for_the_end_of_the_first(
+    ten: Corpus, arguments: dict[str, Any], num: int
+) -> None:
+    loader: Any = StatefulDataLoader(make(ten, batch_size=2), batch_size=None, **arguments)
+    whole = cut(TEN_SHUFFLED[0, 0], 2)
+    assert ten.batches(loader) == whole
+    iterator = iter(loader)
+    assert ten.batches(islice(iterator, num)) == whole[:num]
+    state = loader.state_dict()
+    assert ten.batches(iterator) == whole[num:]
+    other: Any = StatefulDataLoader(make(ten, batch_size=2), batch_size=None, **arguments)
+    other.load_state_dict(state)
+    assert ten.batches(other) == whole[num:]
+    for one in (loader, other):
+        if arguments["num_workers"]:
+            one._iterator._shutdown_workers()
 
 
 RESUMED = """
