@@ -2,7 +2,7 @@
 
 Rules:
 
-* The loop never blocks but in `epoll`, has no thread, and is driven by one caller at a time through `poll`.
+* The loop never blocks but in `epoll`, has no thread, and is driven by one caller at a time through `poll`. Others may `wake` it.
 * Requests start in the order of `submit`, as many at once as `max_connections`; connections are opened as needed, kept, and used
   again last-in first-out.
 * A failure is answered here and nowhere else: by another attempt after a wait (`retry.py` says when), or by a finished `Fetch`
@@ -29,11 +29,11 @@ from .connection import Connection
 from .connections import Connections
 from .delayed import backoff_s, finish_error, wait_before_retry
 from .local import read_piece
+from .mailbox import Mailbox
 from .request import Fetch, State
 
 if TYPE_CHECKING:
     from ..config import Settings
-    from .mailbox import Mailbox
     from .names import Name
     from .origin import Origin
     from .sdk_lane import SdkLane
@@ -78,6 +78,8 @@ class FetchLoop:
         self._parking: list[Connection] = []
         """Connections that came to want space since the last poll, still in the epoll set."""
         self._finished: list[Fetch] = []
+        self._bell: Mailbox[None] | None = None
+        """Rung by other threads, once one may `wake` the loop."""
         self._now = time.monotonic()
         """The loop's clock."""
         self._next_sweep = self._now + _SWEEP_S
@@ -164,6 +166,17 @@ class FetchLoop:
         self._watched[fd] = callback
         self._epoll.register(fd, _READ)
 
+    def listen(self) -> None:
+        """Lets other threads `wake` the loop from now on."""
+        if self._bell is None:
+            self._bell = Mailbox()
+            self.watch(self._bell.fd, self._hush)
+
+    def wake(self) -> None:
+        """Has `poll` return soon; any thread may call this, and of this loop nothing else."""
+        if self._bell is not None:
+            self._bell.post(None)
+
     def poll(self, timeout_s: float | None) -> list[Fetch]:
         """Moves everything that can move, waiting at most `timeout_s` for something to happen (None: until something does).
 
@@ -201,6 +214,10 @@ class FetchLoop:
         finished, self._finished = self._finished, []
         return finished
 
+    def _hush(self) -> None:
+        if self._bell is not None:
+            self._bell.take()
+
     def _on_other_event(self, fd: int) -> None:
         if fd in self._watched:
             self._watched[fd]()
@@ -228,6 +245,8 @@ class FetchLoop:
         if self._sdk is not None:
             self._sdk.close()
         self._finished.clear()
+        if self._bell is not None:
+            self._bell.close()
         self._epoll.close()
 
     # Starting.

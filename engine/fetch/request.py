@@ -38,6 +38,8 @@ class Wire(Protocol):
     origin: Origin
     is_local: bool
     """False here; True says that this is a `LocalWire`."""
+    expires_at_s: float | None
+    """When its credentials expire, since 1970: from then on `get` may wait for others. None where they do not."""
 
     def get(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> bytes:
         """Returns the request for bytes [start, end) of the object (all of it for 0, None), pinned to `version` where given.

@@ -1,8 +1,8 @@
-"""Fetching in the calling process, without a thread: each caller drives its own requests.
+"""Fetching in the calling process, without a thread: callers drive their own requests, and those of others who wait beside them.
 
 A caller borrows a whole fetch loop, with its warm connections, and gives it back: no lock is held while it waits, and nobody waits for
-another. (Tried: as fast as a leader/follower scheme with 16 and 128 threads, and far simpler.) What it reads is the caller's: the
-memory comes from `rooms.py`.
+another. Only those who fetch small objects at the same time share a loop (`crowd.py`): the kernel copies theirs in microseconds, and
+many threads would spend more on handing over the GIL. What it reads is the caller's: the memory comes from `rooms.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
 from ..stores.registry import locate
 from ..types import ObjectRef
+from .crowd import Crowd, may_share
 from .rooms import ViewFetch, process_rooms
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class InlineFetcher:
         """When the coldest loop is looked at again."""
         self._loops: deque[FetchLoop] = deque()
         """Loops that nobody has borrowed; the warmest on the right."""
+        self._crowd = self._make_crowd()
 
     def run(self, fetch: Fetch) -> Fetch:
         """Drives one request to its end; a `Runner`. A `ViewFetch` has its view then.
@@ -60,6 +62,12 @@ class InlineFetcher:
         Raises:
             S3dlioError: As the store says.
         """
+        if self._rooms.is_small and may_share(fetch):
+            if self._crowd.is_stuck:
+                self._crowd = self._make_crowd()
+            if self._crowd.fetch(fetch):
+                return self._outcome(fetch)
+            fetch = fetch.anew()
         with self._borrow(1) as loop:
             loop.grant = self._rooms.grant
             self._rooms.guess((fetch,))
@@ -70,6 +78,14 @@ class InlineFetcher:
                 fetch.forget()
                 raise
         return self._rooms.result(fetch)
+
+    def _outcome(self, fetch: ViewFetch) -> BytesView:
+        found = self._rooms.outcome(fetch)
+        if isinstance(found, S3dlioError):
+            # It may have come about in another thread, among the requests of others, and the frames of a traceback would keep those.
+            found.__traceback__ = found.__context__ = found.__cause__ = None
+            raise found
+        return found
 
     def fetch_many(self, refs: Sequence[ObjectRef | str], max_in_flight: int) -> list[BytesView | S3dlioError]:
         """Fetches whole objects, at most `max_in_flight` at once; returns views and errors in the order of `refs`."""
@@ -104,13 +120,7 @@ class InlineFetcher:
     @contextmanager
     def _borrow(self, max_connections: int) -> Iterator[FetchLoop]:
         """Lends a loop. After an error it may have requests under way whose memory is gone, so it is closed instead of kept."""
-        try:
-            loop = self._loops.pop()
-        except IndexError:
-            loop = FetchLoop(settings(), max_connections)
-        else:
-            loop.limits = settings()
-            loop.max_connections = max_connections
+        loop = self._take(max_connections)
         try:
             yield loop
         except BaseException as error:
@@ -120,6 +130,24 @@ class InlineFetcher:
             self._give_back(loop)
             raise
         self._give_back(loop)
+
+    def _take(self, max_connections: int) -> FetchLoop:
+        try:
+            loop = self._loops.pop()
+        except IndexError:
+            return FetchLoop(settings(), max_connections)
+        loop.limits = settings()
+        loop.max_connections = max_connections
+        return loop
+
+    def _make_crowd(self) -> Crowd:
+        return Crowd(self._rooms, self._take_for_crowd, self._give_back)
+
+    def _take_for_crowd(self) -> FetchLoop:
+        loop = self._take(1)
+        loop.grant = self._rooms.grant
+        loop.listen()
+        return loop
 
     def _give_back(self, loop: FetchLoop) -> None:
         loop.grant = no_space

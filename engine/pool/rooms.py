@@ -32,6 +32,13 @@ class ViewFetch(Fetch):
     view: BytesView | None
     """Where `out` lies; whoever drops it gives the memory back. None is set by whoever makes the request (see `new_view_fetch`)."""
 
+    def anew(self) -> ViewFetch:
+        """Returns the same request, of which nothing has been done yet."""
+        end, size, version = self._asked
+        fetch = ViewFetch(None, self.uri, self.wire, self.key, start=self.start, end=end, size=size, version=version)
+        fetch.view = None
+        return fetch
+
     def forget(self) -> None:
         """Gives the memory back. Nothing may write to it any more: the request has ended, or its connection is closed."""
         self.view = self.out = None
@@ -56,6 +63,11 @@ class Rooms:
         self._guess_bytes = 0
         """The size of the last object if the one before had the same, else 0: the next one is given that much room beforehand. A hint
         only, so threads that overwrite it for each other do no harm."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the last object or range was a small one, and the next may be one too. A hint only."""
+        return 0 <= self._last_bytes <= _MAX_GUESS_BYTES
 
     def grant(self, fetch: Fetch) -> memoryview:
         """Gives a `ViewFetch` the memory that it misses; what a fetch loop calls.

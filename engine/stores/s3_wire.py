@@ -70,6 +70,7 @@ class S3Wire:
             credentials = Credentials(spec.access_key, spec.secret_key, spec.token, spec.expires_at_s)
         self._signer = Signer(credentials, region=spec.region, on_second=self._renew)
         self._spec = spec
+        self.expires_at_s = spec.expires_at_s
         self._is_elsewhere |= spec.slow_because is not None
         if self._successor is not None:
             self._successor.use(msgspec.structs.replace(spec, slow_because=ELSEWHERE))

@@ -152,7 +152,7 @@ def test_what_a_burst_of_threads_left_behind_is_let_go(served: ObjectServer, mon
     served.wait_for_silence()
     for _ in range(8):
         assert bytes(s3dlio.get("s3://bucket/0")) == b"data"
-    assert len(inline_fetcher()._loops) == 1
+    assert len(inline_fetcher()._loops) <= 1
 
 
 def test_many_origins_share_the_limit_of_connections(quick_settings: None, s3_env: Callable[[S3Endpoint | str], None]) -> None:
