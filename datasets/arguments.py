@@ -31,8 +31,6 @@ def make_options(given: Mapping[str, Any], loader_opts: Mapping[str, Any] | None
     Raises:
         ConfigurationError: One makes no sense, is replaced by something else, or is given twice.
     """
-    if loader_opts is not None and not isinstance(loader_opts, Mapping):
-        raise ConfigurationError(f"loader_opts is a dict, not {type(loader_opts).__name__}")
     chosen = {name: value for name, value in given.items() if value is not _DEFAULTS[name]}
     translated = merge(translate(older), translate(loader_opts or {}), "loader_opts")
     unknown = translated.keys() - _DEFAULTS.keys()

@@ -40,8 +40,10 @@ def translate(given: Mapping[str, Any]) -> dict[str, Any]:
         given: Keywords of the original library, or its `loader_opts`.
 
     Raises:
-        ConfigurationError: One is replaced by something else, or unknown.
+        ConfigurationError: One is replaced by something else, or unknown; or they are no mapping.
     """
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(f"loader_opts is a dict, not {type(given).__name__}")
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name in _QUIET:
