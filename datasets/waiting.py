@@ -47,7 +47,7 @@ class Waiting:
         self._since_s = now_s
         self.num_samples += num_samples
         self.num_bytes += item.nbytes
-        first_byte_s = min(item.first_byte_s, item.elapsed_s)
+        first_byte_s = min(max(item.first_byte_s, 0.0), item.elapsed_s)
         transfer_s = min(waited_s, item.elapsed_s - first_byte_s)
         first_byte_s = min(waited_s - transfer_s, first_byte_s)
         self.transfer_s += transfer_s

@@ -357,6 +357,10 @@ class FetchLoop:
             self._finished.append(connection.fetch)
         else:
             connection.stamp_s = self._now
+            if connection.phase is _BODY:
+                fetch = connection.fetch
+                assert fetch is not None
+                fetch.first_byte_s = fetch.first_byte_s or self._now
 
     def _finish(self, fetch: Fetch, state: State) -> None:
         fetch.state = state

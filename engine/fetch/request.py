@@ -87,6 +87,7 @@ class Fetch:
         "error",
         "failures",
         "finished_s",
+        "first_byte_s",
         "is_pinned",
         "is_verified",
         "key",
@@ -162,6 +163,8 @@ class Fetch:
         """Consecutive failures without a new byte."""
         self.begun_s = 0.0
         self.finished_s = 0.0
+        self.first_byte_s = 0.0
+        """When the body began to come, by the loop's clock, if it did not come at once; else 0."""
         self.deadline_s = 0.0
 
     def begin(self, deadline_s: float, with_checksum: bool) -> None:

@@ -103,7 +103,10 @@ class Executor:
             return SpaceWanted(part, fetch.start + fetch.missing_space, fetch.size, fetch.version)
         del self._fetches[part]
         if fetch.state is State.DONE:
-            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, fetch.finished_s - fetch.begun_s, fetch.is_verified)
+            elapsed_s = fetch.finished_s - fetch.begun_s
+            # A small body comes with its first byte.
+            first_byte_s = fetch.first_byte_s - fetch.begun_s if fetch.first_byte_s else 0.0 if fetch.wire.is_local else elapsed_s
+            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, elapsed_s, fetch.is_verified, first_byte_s)
         if fetch.error is not None:
             return PartFailed(part, fetch.error.to_info())
         return PartCancelled(part)

@@ -58,6 +58,11 @@ class Ledger:
         """Whether `drain` has something to send, whatever it grants."""
         return any(worker.commands for worker in self._workers.values())
 
+    @property
+    def num_ready(self) -> int:
+        """Items that lie ready and were not taken yet."""
+        return sum(len(run.done) for run in self._runs)
+
     def _end_part(self, part: Part) -> None:
         """Takes a part out of flight: from here on nobody writes for it."""
         del self._parts[part.id]

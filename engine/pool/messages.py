@@ -88,6 +88,8 @@ class PartFetched(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False)
     """From the first attempt to the last byte."""
     is_verified: bool = False
     """Whether the bytes have the checksum that the store gave for the whole object."""
+    first_byte_s: float = 0.0
+    """From the first attempt to the first byte of the body; 0 of a local read."""
 
 
 class PartFailed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

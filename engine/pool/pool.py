@@ -327,6 +327,7 @@ class Pool:
             "verified": core.scheduler.num_verified,
             "unverified": core.scheduler.num_delivered - core.scheduler.num_verified,
             "in_flight": core.scheduler.num_in_flight,
+            "ready": core.scheduler.num_ready,
             "views_held": core.arena.num_leased,
             "workers": core.num_workers,
             "worker_restarts": core.num_restarts,

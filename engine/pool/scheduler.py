@@ -277,7 +277,8 @@ class Scheduler(Grants):
         self.num_fetched += 1
         item = part.item
         item.worker = part.worker
-        item.elapsed_s = max(item.elapsed_s, event.elapsed_s)
+        if event.elapsed_s > item.elapsed_s:
+            item.elapsed_s, item.first_byte_s = event.elapsed_s, event.first_byte_s
         if item.num_parts == 1:
             item.nbytes = event.received
             item.is_verified = event.is_verified
