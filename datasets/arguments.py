@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from s3dlio.engine.errors import ConfigurationError
 
@@ -31,12 +32,28 @@ def make_options(given: Mapping[str, Any], loader_opts: Mapping[str, Any] | None
     Raises:
         ConfigurationError: One makes no sense, is replaced by something else, or is given twice.
     """
-    chosen = {name: value for name, value in given.items() if value is not _DEFAULTS[name]}
-    translated = merge(translate(older), translate(loader_opts or {}), "loader_opts")
+    chosen = {name: _plain(value) for name, value in given.items() if value is not _DEFAULTS[name]}
+    translated = translate_all(loader_opts, older)
     unknown = translated.keys() - _DEFAULTS.keys()
     if unknown:
         raise ConfigurationError(f"{min(unknown)} is not an argument of this data set")
     return Options(**merge(chosen, translated, "loader_opts"))
+
+
+def translate_all(loader_opts: Mapping[str, Any] | None, older: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of today that those of the original stand for.
+
+    Raises:
+        ConfigurationError: One is replaced by something else, or is given twice.
+    """
+    if loader_opts is not None and not isinstance(loader_opts, Mapping):
+        raise ConfigurationError(f"loader_opts is a dict, not {type(loader_opts).__name__}")
+    return merge(translate(older), translate(loader_opts or {}), "loader_opts")
+
+
+def _plain(value: Any) -> Any:
+    """Returns a number of numpy as Python's own."""
+    return value.item() if isinstance(value, (np.integer, np.bool_)) else value
 
 
 def read_listing(uri: Any, pattern: Any, manifest: str | None) -> tuple[Listing, float]:

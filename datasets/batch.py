@@ -51,11 +51,11 @@ def plan_rows(
         batch_size: Objects of a batch.
         pad_to: Bytes of a row, where shorter objects are to be padded; else None.
         is_npy: Whether the rows are .npy files.
-        max_bytes: The most that a slot may have; a larger batch is not made in place.
+        max_bytes: The most that a slot may have.
         uri_of: Gives the URI of an object, for an error.
 
     Raises:
-        ConfigurationError: An object is known to be longer than `pad_to`.
+        ConfigurationError: An object is known to be longer than `pad_to`, or a batch is too large for a slot.
     """
     if not len(sizes):
         return None
@@ -69,14 +69,12 @@ def plan_rows(
         return None
     else:
         rows = Rows(-(-size // _ALIGNED_BYTES) * _ALIGNED_BYTES if is_npy else size, size)
-    if rows.stride * batch_size <= max_bytes:
-        return rows
-    if pad_to is None:
-        return None
-    raise ConfigurationError(
-        f"{batch_size} rows of {pad_to} bytes are more than half of the data set's memory; raise memory_bytes above "
-        f"{2 * batch_size * pad_to}, or lower batch_size or pad_to"
-    )
+    if rows.stride * batch_size > max_bytes:
+        raise ConfigurationError(
+            f"a batch of {batch_size} objects of {rows.nbytes} bytes is more than half of the {2 * max_bytes} bytes that this process has "
+            "for the data set (the workers of a DataLoader divide them); raise memory_bytes, or lower batch_size"
+        )
+    return rows
 
 
 def rows_of(view: Bytes, num: int, rows: Rows) -> Bytes:

@@ -7,14 +7,24 @@ out. What was handed out is held by nobody here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
-from s3dlio.engine.errors import AuthenticationError, ConfigurationError, DecodeError, MissingExtraError, S3dlioError
+from s3dlio.engine.errors import (
+    AuthenticationError,
+    CertificateError,
+    ConfigurationError,
+    ConnectFailedError,
+    DecodeError,
+    InvalidUriError,
+    MissingExtraError,
+    S3dlioError,
+    describe,
+)
 
 from .batch import Rows, close_gaps, npy_rows, rows_of, zero_tails
 from .npy import npy_layout, read_npy
@@ -29,7 +39,13 @@ if TYPE_CHECKING:
 Decoder = Callable[[Any, str], Any]
 
 _log = logging.getLogger("s3dlio")
-_NEVER_SKIPPED: Final = (AuthenticationError, ConfigurationError, MissingExtraError)
+_NEVER_SKIPPED: Final = (
+    AuthenticationError,
+    CertificateError,
+    ConfigurationError,
+    ConnectFailedError,
+    MissingExtraError,
+)
 """What is wrong with all objects at once: skipping them would be an empty epoch."""
 _NOTHING: Final = object()
 
@@ -41,6 +57,8 @@ class Delivery(msgspec.Struct):
     """A view or a decoded sample; a list of them; or the rows of a batch, an array (num, ...)."""
     num: int
     """Samples of the order that are delivered with it: also those that were skipped, in it or in front of it."""
+    uris: Sequence[str] = ()
+    """Of the samples in the value, in their order."""
     lengths: NDArray[np.int64] | None = None
     """Bytes of each row before it was padded, (num,); only of padded batches."""
     position: Any = None
@@ -60,6 +78,8 @@ class Judge:
     def __init__(self, is_skipping: bool, log: SkipLog) -> None:
         self._is_skipping = is_skipping
         self._log = log
+        self.last: S3dlioError | None = None
+        """What was recorded last."""
 
     def pass_over(self, error: S3dlioError) -> None:
         """Records an error whose sample is left out.
@@ -67,8 +87,9 @@ class Judge:
         Raises:
             S3dlioError: The error itself, if nothing is to be skipped, or if it is none of a single object.
         """
-        if not self._is_skipping or isinstance(error, _NEVER_SKIPPED):
+        if not self._is_skipping or (isinstance(error, _NEVER_SKIPPED) and not isinstance(error, InvalidUriError)):
             raise error
+        self.last = error.with_traceback(None)
         # As text: a handler that keeps its records would keep the error, and with its traceback the memory of the whole batch.
         _log.warning("skipped: %s", str(error))
         self._log.add(error.uri or "", f"{type(error).__name__}: {error}")
@@ -78,6 +99,7 @@ class Judge:
 
         Raises:
             S3dlioError: As `pass_over`.
+            Exception: What the user's own `decode` raises, unless it is to be skipped.
         """
         if item.error is not None:
             self.pass_over(item.error)
@@ -86,9 +108,13 @@ class Judge:
             return item.pop_view()
         try:
             return decode(item.pop_view(), item.uri)
-        except DecodeError as error:
+        except S3dlioError as error:
             self.pass_over(error)
-            return _NOTHING
+        except Exception as error:
+            if not self._is_skipping:
+                raise
+            self.pass_over(DecodeError("decode raised an error", uri=item.uri, cause=describe(error)))
+        return _NOTHING
 
 
 def samples(items: Iterable[Item], decode: Decoder | None, judge: Judge) -> Generator[Delivery, None, None]:
@@ -99,7 +125,7 @@ def samples(items: Iterable[Item], decode: Decoder | None, judge: Judge) -> Gene
         value = judge.read(item, decode)
         if value is _NOTHING:
             continue
-        delivery = Delivery(value, num)
+        delivery = Delivery(value, num, item.uris)
         del value
         num = 0
         yield delivery
@@ -112,8 +138,19 @@ def batches(
 ) -> Generator[Delivery, None, None]:
     """Yields lists of samples, as long as `sizes` say, but for those that are skipped."""
     for num in sizes:
-        values = [value for item in islice(items, num) if (value := judge.read(item, decode)) is not _NOTHING]
-        delivery = Delivery(values, num, is_empty=not values)
+        values, uris = [], []
+        try:
+            for item in islice(items, num):
+                value = judge.read(item, decode)
+                if value is not _NOTHING:
+                    values.append(value)
+                    uris.append(item.uri)
+                del value
+        except BaseException:
+            # Whoever keeps the error keeps this frame, and is not to keep the samples in front of the one that failed.
+            values.clear()
+            raise
+        delivery = Delivery(values, num, uris, is_empty=not values)
         del values
         yield delivery
 
@@ -126,8 +163,13 @@ def row_batches(
         if item.error is not None:
             raise item.error
         errors = item.member_errors
-        for _, error in sorted(errors.items()):
-            judge.pass_over(error)
+        try:
+            for _, error in sorted(errors.items()):
+                judge.pass_over(error)
+        except S3dlioError:
+            # Whoever keeps the error keeps this frame, and is not to keep the slot of the batch with it.
+            item.pop_view()
+            raise
         num = len(item.sizes)
         array = rows_of(item.pop_view(), num, rows)
         lengths = np.array(item.sizes, np.int64)
@@ -136,18 +178,19 @@ def row_batches(
         if errors:
             array = close_gaps(array, errors)
             lengths = np.delete(lengths, [*errors])
-        value: Any = _read_npy_rows(array, item, errors, judge) if is_npy else array
+        uris = [uri for at, uri in enumerate(item.uris) if at not in errors]
+        value: Any = _read_npy_rows(array, uris, judge) if is_npy else array
         del array
-        delivery = Delivery(value, num, lengths if is_padded else None, is_empty=not len(value))
+        delivery = Delivery(value, num, uris, lengths if is_padded else None, is_empty=not len(value))
         del value
         yield delivery
 
 
-def _read_npy_rows(
-    array: NDArray[np.uint8], item: Item, gaps: Iterable[int], judge: Judge
-) -> NDArray[Any] | list[NDArray[Any]]:
-    """Returns the arrays that the rows of a batch hold as one array over the same memory, or a list where they differ in kind."""
-    uris = [uri for at, uri in enumerate(item.uris) if at not in gaps]
+def _read_npy_rows(array: NDArray[np.uint8], uris: list[str], judge: Judge) -> NDArray[Any] | list[NDArray[Any]]:
+    """Returns the arrays that the rows of a batch hold as one array over the same memory, or a list where they differ in kind.
+
+    Those that cannot be read are taken out of `uris` too.
+    """
     layouts, bad = [], []
     for at, uri in enumerate(uris):
         try:
@@ -157,7 +200,7 @@ def _read_npy_rows(
             bad.append(at)
     if bad:
         array = close_gaps(array, bad)
-        uris = [uri for at, uri in enumerate(uris) if at not in bad]
+        uris[:] = [uri for at, uri in enumerate(uris) if at not in bad]
     if not layouts:
         return []
     joined = npy_rows(array, layouts)

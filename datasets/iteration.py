@@ -52,17 +52,28 @@ class Iteration:
         self._position: Any = tally.position
         self._fetches: list[Any] = []
         self._bar: ProgressBar | None = None
+        self._judge = Judge(stream.options.on_error == "skip", stream.skip_log)
         self._deliveries: Generator[Delivery, None, None]
 
     def __iter__(self) -> Iterator[Delivery]:
-        return self._deliveries
+        """Yields what is to be handed out.
+
+        Raises:
+            S3dlioError: The last one of those that were skipped, if there was nothing else in the whole share: that is no epoch.
+        """
+        is_whole = self._tally.num_delivered == 0 and self._position is None
+        yield from self._deliveries
+        if is_whole and self._judge.last is not None and self.waiting.num_samples == 0:
+            raise self._judge.last
 
     def note(self, delivery: Delivery) -> None:
         """Counts what is handed out now as delivered."""
         self._tally.note(delivery.num)
         self._position = delivery.position
+        num = 0 if delivery.is_empty else len(delivery.uris)
+        self.waiting.num_samples += num
         if self._bar is not None:
-            self._bar.add(delivery.num)
+            self._bar.add(num)
 
     def settle(self) -> None:
         """Has the tally say where the stream of records stands, if it is one: that costs too much to be said of each record."""
@@ -94,7 +105,7 @@ class Iteration:
 
     def _open(self) -> Generator[Delivery, None, None]:
         stream, tally, options = self._stream, self._tally, self._stream.options
-        judge = Judge(options.on_error == "skip", stream.skip_log)
+        judge = self._judge
         if stream.is_of_records:
             return self._open_records(judge)
         rows = self._plan()
@@ -148,13 +159,13 @@ class Iteration:
 
     def _fetch(self, wanted: Iterator[ObjectRef | Group]) -> Iterator[Item]:
         """Yields what is wanted, and counts how long the loop waits for it."""
-        items, waiting = self._stream.source.fetch(wanted, self._num_sharers), self.waiting
+        waiting = self.waiting
+        # Before the pool is there: what its processes take to start is waited for too.
+        waiting.asks()
+        items = self._stream.source.fetch(wanted, self._num_sharers)
         self._fetches.append(items)
-        while True:
-            waiting.asks()
-            item = next(items, None)
-            if item is None:
-                return
-            waiting.gets(item, len(item.uris))
+        while (item := next(items, None)) is not None:
+            waiting.gets(item)
             yield item
             del item
+            waiting.asks()

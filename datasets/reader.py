@@ -68,6 +68,9 @@ class ViewReader(io.RawIOBase):
 
     read_all = readall
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (bytes(self._open()), self._position)
+
     def close(self) -> None:
         """Lets the bytes go."""
         self._bytes = None
@@ -77,3 +80,11 @@ class ViewReader(io.RawIOBase):
         if self._bytes is None:
             raise ValueError("I/O operation on closed file")
         return self._bytes
+
+
+def _reopen(data: bytes, position: int) -> ViewReader:
+    from s3dlio.engine.memory.view import owned_view
+
+    reader = ViewReader(owned_view(data))
+    reader.seek(position)
+    return reader

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from s3dlio.engine.memory.segment import open_unnamed
+from s3dlio.engine.text import clean
 
 _MAX_TEXT: Final = 2000
 _PIECE_BYTES: Final = 1 << 20
@@ -31,7 +32,7 @@ class SkipLog:
 
     def add(self, uri: str, error: str) -> None:
         """Appends a record."""
-        os.write(self._fd, msgspec.json.encode({"uri": uri, "error": error[:_MAX_TEXT]}) + b"\n")
+        os.write(self._fd, msgspec.json.encode({"uri": clean(uri), "error": clean(error[:_MAX_TEXT])}) + b"\n")
 
     def records(self) -> list[dict[str, str]]:
         """Returns all records, of all processes, in the order in which they came."""

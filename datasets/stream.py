@@ -26,16 +26,17 @@ from .skipped import SkipLog
 from .source import Source
 from .state import Subject
 from .waiting import Waiting
-from .world import World, find_worker, find_world, is_in_data_loader
+from .world import Worker, World, find_worker, find_world, is_in_data_loader
 
 if TYPE_CHECKING:
     from .listing import Listing
     from .options import Options
 
-_EPOCH, _IS_WARNED, _NUM_LOADED, _BEGUN = range(4)
+_EPOCH, _IS_WARNED, _NUM_LOADED, _USED, _USED_BY, _BEGUN = range(6)
 """The numbers (int64) that all processes of a data set share: the epoch, whether uneven shares were warned of, how many states the
-training process has loaded, and how many iterations each worker of a DataLoader has begun. Where it counts, each has one writer."""
-_MAX_WORKERS: Final = 1021
+training process has loaded, which of these a DataLoader has gone on from, with how many workers, and how many iterations each of its
+workers has begun. Where it counts, each has one writer."""
+_MAX_WORKERS: Final = 1019
 """So that the numbers fill two pages."""
 
 
@@ -83,10 +84,10 @@ class Stream:
         Raises:
             ConfigurationError: It is no whole number from 0 on.
         """
-        if type(epoch) is not int or not 0 <= epoch < 1 << 63:
+        if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or not 0 <= epoch < 1 << 63:
             raise ConfigurationError(f"an epoch is a whole number from 0 on, not {epoch!r}")
-        self._progress.set_epoch(epoch)
-        self._numbers[_EPOCH] = epoch
+        self._progress.set_epoch(int(epoch))
+        self._numbers[_EPOCH] = int(epoch)
 
     @property
     def _numbers(self) -> memoryview:
@@ -118,10 +119,10 @@ class Stream:
         Raises:
             ConfigurationError: Two sources disagree.
         """
-        options, inherited = self.options, self._inherited
-        if options.rank is None and inherited is not None and is_in_data_loader():
-            return find_world(inherited.rank, inherited.size)
-        return find_world(options.rank, options.world_size)
+        found = find_world(self.options.rank, self.options.world_size)
+        if found.is_alone and self._inherited is not None and is_in_data_loader():
+            return self._inherited
+        return found
 
     def layout(self, world_size: int, num_workers: int) -> Layout:
         """Returns how samples are shared out: files of records by file, since nobody knows what is in them."""
@@ -151,7 +152,7 @@ class Stream:
         if world.size > 1 and layout.tail == "uneven" and len(self.listing) % world.size:
             self._warn_once(world.size)
         self._progress.set_epoch(self.epoch)
-        self._forget_what_others_began(worker.index)
+        self._forget_what_others_began(worker)
         order = epoch_order(len(self.listing), self.options.seed, self.epoch, self.options.shuffle)
         tally = self._progress.begin(order, layout, world.rank, worker.index)
         if is_in_data_loader():
@@ -173,7 +174,7 @@ class Stream:
             stacklevel=4,
         )
 
-    def _forget_what_others_began(self, worker: int) -> None:
+    def _forget_what_others_began(self, worker: Worker) -> None:
         """Forgets a loaded state if the iteration it was loaded for has begun elsewhere.
 
         Each epoch of a DataLoader may fork its workers anew, from a training process that still has what it loaded.
@@ -189,10 +190,17 @@ class Stream:
                 "iteration over a DataLoader with persistent_workers, or use torchdata.stateful_dataloader.StatefulDataLoader"
             )
         else:
-            at = worker * 8
-            has_begun = self._begun()[at : at + 8] != self._begun_before[at : at + 8]
+            at = worker.index * 8
+            has_begun = self._begun()[at : at + 8] != self._begun_before[at : at + 8] or self._is_used(worker.count)
         if has_begun:
             self._progress.forget()
+
+    def _is_used(self, num_workers: int) -> bool:
+        """Whether a DataLoader with another number of workers has gone on from the state that was loaded last; notes that this one does."""
+        numbers = self._numbers
+        if numbers[_USED] != numbers[_NUM_LOADED]:
+            numbers[_USED], numbers[_USED_BY] = numbers[_NUM_LOADED], num_workers
+        return bool(numbers[_NUM_LOADED]) and numbers[_USED_BY] != num_workers
 
     # State.
 
@@ -217,15 +225,34 @@ class Stream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Has the next iteration go on where `state` was taken, at its epoch.
 
+        The state of an epoch that is over changes nothing where `set_epoch` has gone on to a later one: a StatefulDataLoader loads its
+        state when it begins to iterate, and not when it is told to.
+
         Raises:
             ConfigurationError: It is no state of this data set.
         """
+        asked = self.epoch
         self._progress.load(state)
+        if self._progress.epoch < asked and self._is_over(state):
+            self._progress.set_epoch(asked)
         self._iteration = None
         self._numbers[_EPOCH] = self._progress.epoch
         self._begun_before = self._begun()
         if not is_in_data_loader():
             self._num_loaded = self._numbers[_NUM_LOADED] = self._numbers[_NUM_LOADED] + 1
+
+    def _is_over(self, state: dict[str, Any]) -> bool:
+        """Whether there is nothing left of a state's epoch for this process."""
+        world, worker = self.world(), find_worker()
+        trial = Progress(self._subject())
+        trial.load(state)
+        # Who has how much does not depend on the order.
+        order = epoch_order(len(self.listing), 0, 0, shuffle=False)
+        try:
+            tally = trial.begin(order, self.layout(world.size, worker.count), world.rank, worker.index)
+        except ConfigurationError:
+            return False
+        return tally.num_delivered == tally.share.num_samples
 
     # What is known.
 

@@ -76,6 +76,8 @@ class Records:
                     raise self._error(number, at, f"the CRC of its data, at byte {end}, does not hold")
                 yield self._view[begin:end]
             number, at = number + 1, end + _TAIL.size
+        if number < first:
+            raise DecodeError(f"the state stands before record {first}, and the file has {number}", uri=self._uri)
 
     def _error(self, number: int, at: int, text: str) -> DecodeError:
         return DecodeError(f"record {number} at byte {at}: {text}", uri=self._uri)
@@ -117,6 +119,16 @@ class ShuffleBuffer(Generic[Record]):
         self._drawn = 0
         self._entries: list[tuple[Place, Record]] = []
         self._next: Place = (0, 0)
+
+    @property
+    def size(self) -> int:
+        """The records that it holds."""
+        return self._size
+
+    @property
+    def drawn(self) -> int:
+        """How often it was drawn from."""
+        return self._drawn
 
     @property
     def next(self) -> Place:

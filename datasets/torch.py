@@ -6,9 +6,10 @@ from it by view, holds its slot: the memory is free for the next objects when al
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, SupportsIndex
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from s3dlio.engine.config import settings
 from s3dlio.engine.errors import ConfigurationError, MissingExtraError, S3dlioError
 from s3dlio.engine.memory.view import BytesView
 from s3dlio.engine.pool.inline import inline_fetcher
+from s3dlio.engine.text import clean
 
-from .arguments import make_options, read_listing
+from .arguments import make_options, read_listing, translate_all
 from .decode import find_decoder
-from .legacy import translate
 from .pickling import check_when_spawning
 from .reader import ViewReader
 from .stream import Stream
@@ -53,10 +54,14 @@ class _Presenter:
         self.return_type = return_type
         self.transform = transform
 
-    def sample(self, value: Any) -> Any:
-        """Returns a sample, of a view or of what `decode` made of it."""
-        shown = self._show(value)
-        return shown if self.transform is None else self.transform(shown)
+    def sample(self, value: Any, uri: str) -> Any:
+        """Returns a sample, of a view or of what `decode` made of it; an error on the way has a note that names the object."""
+        try:
+            shown = self._show(value)
+            return shown if self.transform is None else self.transform(shown)
+        except Exception as error:
+            error.add_note(f"while making a sample of {clean(uri)}")
+            raise
 
     def _show(self, value: Any) -> Any:
         if self.return_type == "tensor":
@@ -65,11 +70,12 @@ class _Presenter:
             return value
         return value.to_bytes() if self.return_type == "bytes" else ViewReader(value)
 
-    def batch(self, value: Any, is_plain: bool) -> Any:
+    def batch(self, value: Any, uris: Sequence[str], is_plain: bool) -> Any:
         """Returns a batch: a tensor over the rows of a slot, a list of single samples, or what collating those gives.
 
         Args:
             value: Rows, an array, or a list of samples.
+            uris: Of each sample.
             is_plain: Whether the samples are the bytes of objects, untouched.
         """
         if isinstance(value, np.ndarray):
@@ -77,7 +83,7 @@ class _Presenter:
             if self.transform is None and (not is_plain or self.return_type in ("tensor", "view")):
                 return self._show(value)
             value = [row.view(BytesView) for row in value]
-        shown = [self.sample(one) for one in value]
+        shown = [*map(self.sample, value, uris)]
         if is_plain or self.return_type != "tensor":
             return shown
         try:
@@ -98,19 +104,33 @@ def _raise(error: S3dlioError) -> Iterator[Any]:
 def to_tensors(value: Any) -> Any:
     """Returns arrays as tensors over the same memory, also within dicts, lists and tuples; what no tensor can hold stays as it is.
 
-    Big-endian numbers, which torch does not know, are copied.
+    Copied is what torch cannot take over: big-endian numbers, arrays that may not be written to, and odd strides.
     """
     if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biufc":
-            return value
-        if not value.dtype.isnative:
-            value = value.astype(value.dtype.newbyteorder("="))
-        return torch.from_numpy(value)
+        return _to_tensor(value)
     if isinstance(value, dict):
         return {name: to_tensors(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [to_tensors(one) for one in value]
+    if isinstance(value, tuple):
+        made = (to_tensors(one) for one in value)
+        return type(value)(*made) if hasattr(value, "_fields") else tuple(made)
     return value
+
+
+def _to_tensor(array: np.ndarray[Any, Any]) -> Any:
+    if array.dtype.kind not in "biufc":
+        return array
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    except ValueError:
+        # Strides that are negative, or no whole elements.
+        return torch.from_numpy(array.copy())
+    except TypeError:
+        # Numbers of a width that torch does not know.
+        return array
 
 
 class ObjectStoreIterableDataset(IterableDataset[Any]):
@@ -233,8 +253,8 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
 
     def _present(self, delivery: Delivery) -> Any:
         if self._stream.options.batch_size is None:
-            return self._presenter.sample(delivery.pop())
-        batch = self._presenter.batch(delivery.pop(), self._is_plain)
+            return self._presenter.sample(delivery.pop(), delivery.uris[0])
+        batch = self._presenter.batch(delivery.pop(), delivery.uris, self._is_plain)
         return batch if delivery.lengths is None else (batch, torch.from_numpy(delivery.lengths))
 
     def __len__(self) -> int:
@@ -246,7 +266,10 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
         return len(self._stream)
 
     def set_epoch(self, epoch: int) -> None:
-        """Has the next iteration be of `epoch`, also in the workers of a DataLoader that stay. It never changes by itself."""
+        """Has the next iteration be of `epoch`, also in the workers of a DataLoader that stay. It never changes by itself.
+
+        To be called between two iterations: a worker that only starts would take a change for its own.
+        """
         self._stream.set_epoch(epoch)
 
     @property
@@ -262,7 +285,7 @@ class ObjectStoreIterableDataset(IterableDataset[Any]):
         return self._stream.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Has the next iteration go on where `state` was taken.
+        """Has the next iteration go on where `state` was taken; the one after it begins the epoch anew.
 
         Raises:
             ConfigurationError: It is of another data set, listing or seed, or of a rank of another world size: `s3dlio.merge_states`.
@@ -328,7 +351,8 @@ class ObjectStoreMapDataset(Dataset[Any]):
         """
         if decode == "tfrecord":
             raise ConfigurationError("the records of TFRecord files have no numbers; use ObjectStoreIterableDataset")
-        for name in {**translate(loader_opts or {}), **translate(older)}:
+        translated = translate_all(loader_opts, older)
+        for name in {**older, **(loader_opts or {})} if translated else ():
             raise ConfigurationError(
                 f"{name} is not an argument of this data set; samplers and DataLoader decide what is read when"
             )
@@ -369,11 +393,11 @@ class ObjectStoreMapDataset(Dataset[Any]):
                 raise one
         decode, sample = self._decode, self._presenter.sample
         if decode is None:
-            return [sample(view) for view in found]
-        return [sample(decode(view, ref.uri)) for view, ref in zip(found, refs, strict=True)]
+            return [sample(view, ref.uri) for view, ref in zip(found, refs, strict=True)]
+        return [sample(decode(view, ref.uri), ref.uri) for view, ref in zip(found, refs, strict=True)]
 
-    def _position(self, index: int) -> int:
-        num = len(self.listing)
+    def _position(self, given: SupportsIndex) -> int:
+        index, num = operator.index(given), len(self.listing)
         if not -num <= index < num:
             raise IndexError(f"there is no sample {index} among {num}")
         return index + num if index < 0 else index

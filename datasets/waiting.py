@@ -26,7 +26,6 @@ class Waiting:
         self.listing_s = listing_s
         self.num_samples = 0
         self.num_bytes = 0
-        self.num_skipped = 0
         self.first_byte_s = 0.0
         self.transfer_s = 0.0
         self.slot_wait_s = 0.0
@@ -40,13 +39,12 @@ class Waiting:
         self.consumer_s += now_s - self._since_s
         self._since_s = now_s
 
-    def gets(self, item: Item, num_samples: int) -> None:
+    def gets(self, item: Item) -> None:
         """What the loop had asked for is there; `item` is what came."""
         now_s = time.perf_counter()
         waited_s = now_s - self._since_s
         self._since_s = now_s
-        self.num_samples += num_samples
-        self.num_bytes += item.nbytes
+        self.num_bytes += sum(item.sizes)
         first_byte_s = min(max(item.first_byte_s, 0.0), item.elapsed_s)
         transfer_s = min(waited_s, item.elapsed_s - first_byte_s)
         first_byte_s = min(waited_s - transfer_s, first_byte_s)
@@ -65,7 +63,6 @@ class Waiting:
         return {
             "samples": self.num_samples,
             "bytes": self.num_bytes,
-            "skipped": self.num_skipped,
             "seconds": span_s,
             "samples_per_s": self.num_samples / span_s,
             "bytes_per_s": self.num_bytes / span_s,

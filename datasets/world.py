@@ -23,6 +23,8 @@ import msgspec
 from s3dlio.engine.config import environment
 from s3dlio.engine.errors import ConfigurationError
 
+_NOBODY: Final = "no launcher"
+
 
 class World(NamedTuple):
     """The place of this process among those that share the samples."""
@@ -31,6 +33,11 @@ class World(NamedTuple):
     size: int
     source: str
     """Who says so, for messages."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody said anything of others."""
+        return self.source == _NOBODY
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -51,7 +58,7 @@ def find_world(rank: int | None = None, world_size: int | None = None) -> World:
         return _checked("the arguments", "rank", rank, "world_size", world_size)
     found = [world for ask in _SOURCES for world in ask()]
     if not found:
-        return World(0, 1, "no launcher")
+        return World(0, 1, _NOBODY)
     inner = found[0]
     for outer in found[1:]:
         if not _agree(inner, outer):
