@@ -160,7 +160,27 @@ def test_an_error_comes_at_its_place_with_its_uri_and_a_repaired_object_lets_the
     assert dataset.skipped == []
 
 
-@pytest.mark.parametrize("missing", [[0], [3], [6, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_an_exception_of_the_transform_comes_with_a_note_of_the_uri_and_its_sample_is_not_delivered(
+    ten: Corpus, on_error: Any
+) -> None:
+    def refuse(sample: torch.Tensor) -> torch.Tensor:
+        if raw(sample) == ten.data[6]:
+            raise ZeroDivisionError("my own")
+        return sample
+
+    dataset = ObjectStoreIterableDataset(ten.uri, transform=refuse, procs=0, on_error=on_error)
+    found: list[torch.Tensor] = []
+    with pytest.raises(ZeroDivisionError, match="my own") as caught:
+        found.extend(dataset)
+    assert any(ten.uris[6] in note for note in caught.value.__notes__)
+    assert ten.positions(found) == list(range(6))
+    other = ObjectStoreIterableDataset(ten.uri, procs=0)
+    other.load_state_dict(dataset.state_dict())
+    assert ten.positions(other) == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("missing", [[0], [3], [6, 7], [0, 1, 2, 3, 4, 5, 6]])
 def test_skipped_samples_are_left_out_and_recorded(bucket: Bucket, procs: int, missing: list[int]) -> None:
     uris = bucket.fill(8, 500)
     for number in missing:

@@ -74,7 +74,7 @@ def test_ranks_of_a_process_group_share_the_samples_and_find_out_that_they_liste
 STARTED = """
 import multiprocessing, os, sys
 from s3dlio import ObjectStoreIterableDataset, ObjectStoreMapDataset
-from tests.process.torch_kit import read_into
+from tests.process.torch_kit import read_into, read_sent
 
 if __name__ == "__main__":
     context = multiprocessing.get_context(sys.argv[2])
@@ -86,8 +86,14 @@ if __name__ == "__main__":
     children = []
     for rank in range(2):
         os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank), "2"
-        children.append(context.Process(target=read_into, args=(queue, rank, dataset, samples)))
-        children[-1].start()
+        if len(sys.argv) == 3:
+            children.append(context.Process(target=read_into, args=(queue, rank, dataset, samples)))
+            children[-1].start()
+        else:
+            inbox = context.Queue()
+            children.append(context.Process(target=read_sent, args=(queue, rank, inbox)))
+            children[-1].start()
+            inbox.put((dataset, samples))
     for found in sorted(queue.get(timeout=60) for _ in children):
         print(found, flush=True)
     for child in children:
@@ -95,9 +101,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_data_set_that_is_handed_to_processes_finds_the_rank_of_each(ten: Corpus, method: str) -> None:
-    with ScriptProcess(STARTED, [ten.uri, method]) as program:
+@pytest.mark.parametrize("how", ["fork", "spawn", "fork and a queue"])
+def test_a_data_set_that_is_handed_to_processes_finds_the_rank_of_each(ten: Corpus, how: str) -> None:
+    with ScriptProcess(STARTED, [ten.uri, *how.split(" ", 1)]) as program:
         for rank in range(2):
             assert program.read_line(60) == repr((rank, part_of(range(10), rank, 2), list(range(10)), 3))
         assert program.wait() == 0

@@ -101,6 +101,11 @@ def read_into(queue: Any, rank: int, dataset: Any, samples: Any) -> None:
     )
 
 
+def read_sent(queue: Any, rank: int, inbox: Any) -> None:
+    """The same of a process that is sent them while it runs: they come by value."""
+    read_into(queue, rank, *inbox.get())
+
+
 def part_of(order: Sequence[int], rank: int, world_size: int, tail: str = "uneven") -> list[int]:
     """Returns what a rank reads of an order: every `world_size`-th sample, after the tail rule."""
     if tail == "pad" and order:
