@@ -89,6 +89,11 @@ class Run:
         """Whether its next item found no room."""
 
     @property
+    def is_beginning(self) -> bool:
+        """Whether a data set waits for its very first item."""
+        return self.takes_groups and self.next_seq == 0
+
+    @property
     def is_next_done(self) -> bool:
         """Whether there is something to take."""
         return self.next_seq in self.done if self.is_ordered else bool(self.done)

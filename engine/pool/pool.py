@@ -156,6 +156,9 @@ class Pool:
             run = core.scheduler.open_run(ordered, prefetch, takes_groups)
         try:
             while (taken := self._next(core, run, wanted, take)) is not None:
+                if takes_groups and run.next_seq == 1:
+                    # Now, and not when the loop has done its first step, which is often its longest.
+                    self._fill(core, run, wanted)
                 yield taken
                 # What was handed out is the caller's alone: nothing here may keep a view.
                 del taken
@@ -210,6 +213,19 @@ class Pool:
                 # Views in reference cycles are held by nobody. Outside the lock: a collection may run any code.
                 patience.must_collect = False
                 gc.collect()
+
+    def _fill(self, core: Core, run: Run, wanted: Iterator[Wanted | Group]) -> None:
+        """Asks for all that a run may have in flight."""
+        more, is_last, _ = _pull(wanted, core.scheduler.num_wanted(run))
+        with self._lock:
+            try:
+                self._check_use(core)
+                core.offer(run, more)
+                run.is_exhausted |= is_last
+                self._move(core)
+            except BaseException as error:
+                self._break(core, error)
+                raise
 
     def _move(self, core: Core) -> bool:
         """Sends and takes what can be, for all runs; returns whether anything has come."""

@@ -41,7 +41,7 @@ def test_an_object_longer_than_pad_to_is_named():
 def test_a_batch_of_more_than_the_memory_allows_says_what_to_do(pad_to):
     # A list in its place would be another kind of batch than a larger machine gives.
     assert _plan([100], batch_size=4, pad_to=pad_to, max_bytes=400) == Rows(100, 100)
-    with pytest.raises(ConfigurationError, match="more than half of the 798 bytes .* raise memory_bytes, or lower batch_size"):
+    with pytest.raises(ConfigurationError, match=r"more than half of the 798 bytes .* raise memory_bytes, or lower batch_size"):
         _plan([100], batch_size=4, pad_to=pad_to, max_bytes=399)
 
 
