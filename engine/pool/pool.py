@@ -306,7 +306,8 @@ class Pool:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            if self._core is core:
+            # A collection may have ended the core before the generator that used it.
+            if self._core is core and core.finalizer.alive:
                 self._move(core)
         except BaseException as error:
             self._break(core, error)

@@ -409,3 +409,23 @@ def test_a_message_never_holds_more_commands_than_it_may(bucket: Bucket, monkeyp
     uris = bucket.fill(100, KIB)
     with s3dlio.Pool(procs=1, jobs=32, memory_bytes="16MiB") as pool:
         assert bucket.check(pool.fetch(uris)) == uris
+
+
+def test_a_pool_and_its_iteration_that_are_collected_together_end_without_a_word(
+    bucket: Bucket, capfd: pytest.CaptureFixture[str]
+) -> None:
+    uris = bucket.fill(50, KIB)
+
+    class Holder:
+        pass
+
+    def iterate() -> None:
+        holder: Any = Holder()
+        holder.pool = s3dlio.Pool(procs=1)
+        holder.iteration = holder.pool.fetch(uris)
+        next(holder.iteration)
+        holder.itself = holder
+
+    iterate()
+    gc.collect()
+    assert capfd.readouterr().err == ""
