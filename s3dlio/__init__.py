@@ -63,6 +63,8 @@ _HOME = {
     "s3dlio.engine.ops.batch": ("get_many",),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
     "s3dlio.engine.ops.lifecycle": ("init_logging", "shutdown"),
+    "s3dlio.datasets.jax": ("JaxIterable",),
+    "s3dlio.datasets.tensorflow": ("make_tf_dataset",),
     "s3dlio.datasets.torch": ("ObjectStoreIterableDataset", "ObjectStoreMapDataset"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -84,7 +86,9 @@ def __dir__() -> builtins.list[str]:
 
 
 if TYPE_CHECKING:
+    from s3dlio.datasets.jax import JaxIterable as JaxIterable
     from s3dlio.datasets.state import merge_states as merge_states
+    from s3dlio.datasets.tensorflow import make_tf_dataset as make_tf_dataset
     from s3dlio.datasets.torch import ObjectStoreIterableDataset as ObjectStoreIterableDataset
     from s3dlio.datasets.torch import ObjectStoreMapDataset as ObjectStoreMapDataset
     from s3dlio.engine.config import configure as configure
