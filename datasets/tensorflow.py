@@ -16,26 +16,23 @@ Rules:
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from msgspec.structs import replace
 
-from s3dlio.engine.errors import ConfigurationError, MissingExtraError, PoolClosedError, S3dlioError
+from s3dlio.engine.errors import ConfigurationError, MissingExtraError, PoolClosedError
 from s3dlio.engine.memory.view import BytesView
-from s3dlio.engine.pool.inline import inline_fetcher
 
 from .arguments import read_listing
-from .decode import find_decoder
-from .dense import Loans, check_sizes, dense_options, native, stack
+from .dense import Loans, check_sizes, dense_options, stack
+from .foreign_threads import wait_until_gone
 from .stream import Stream
+from .structures import Form, as_array, conform, first_sample, forms_of, map_leaves, texts
 from .world import find_world
 
 try:
@@ -56,18 +53,12 @@ if TYPE_CHECKING:
     Objects = str | Iterable[str | ObjectRef | ObjectInfo | ListEntry] | None
 
 
-_LAST_WAIT_S: Final = 10.0
-"""At the end of the interpreter, for the threads of TensorFlow to leave Python: as long as a user's `decode` may take."""
-_QUIET_S: Final = 0.25
-"""Who has not come for the next batch by then will not come."""
-
-
 class _Reader:
-    """Iterates over a stream, and makes of its deliveries what the spec says. For any number of iterations at once."""
+    """Iterates over a stream, and makes of its deliveries what was promised. For any number of iterations at once."""
 
-    def __init__(self, stream: Stream, spec: Any) -> None:
+    def __init__(self, stream: Stream, forms: Any) -> None:
         self.stream = stream
-        self._spec = spec
+        self._forms = forms
         self._loans = Loans(stream.options.cap_bytes)
         self._lock = threading.Lock()
         self._is_over = False
@@ -104,21 +95,19 @@ class _Reader:
         """Returns a batch as arrays: over its slot, or stacked.
 
         Raises:
-            ConfigurationError: It is not what the spec says.
+            ConfigurationError: It is not what was promised.
         """
         value, uris = delivery.pop(), delivery.uris
         if self.stream.is_of_records:
-            return _objects([record.tobytes() for record in value])
+            return texts([record.tobytes() for record in value])
         if isinstance(value, np.ndarray):
-            array = _as_array(self._loans.lend(value))
-            if delivery.lengths is not None:
-                return array, delivery.lengths
-            return _checked(array, array.shape[1:], self._spec, uris[0])
-        if len(value) == 1 and type(value[0]) is BytesView:
-            array = self._loans.lend(np.ndarray.view(value.pop(), np.ndarray)[np.newaxis])
-            return _checked(array, array.shape[1:], self._spec, uris[0])
-        samples = [_conform(sample, self._spec, uri) for sample, uri in zip(value, uris, strict=True)]
-        return _map_leaves(lambda _, *leaves: stack(leaves, uris), self._spec, *samples)
+            batch = as_array(self._loans.lend(value), uris[0])
+            self._forms.check(batch.dtype, batch.shape[1:], uris[0])
+            return batch if delivery.lengths is None else (batch, delivery.lengths)
+        samples = [conform(sample, self._forms, uri) for sample, uri in zip(value, uris, strict=True)]
+        if len(value) == 1 and type(value.pop()) is BytesView:
+            return self._loans.lend(samples.pop()[np.newaxis])
+        return map_leaves(lambda _, *leaves: stack(leaves, uris), self._forms, *samples)
 
 
 class ObjectDataset(tf.data.Dataset):  # type: ignore[misc]
@@ -258,11 +247,12 @@ def make_tf_dataset(
     # As it is now, since the length is a promise.
     world = find_world(options.rank, options.world_size)
     stream = Stream(listing, listing_s, replace(options, rank=world.rank, world_size=world.size))
-    reader = _Reader(stream, _find_spec(listing, options))
-    return ObjectDataset(_make_pipeline(reader, map_fn), reader)
+    forms, uri = _find_forms(listing, options)
+    reader = _Reader(stream, forms)
+    return ObjectDataset(_make_pipeline(reader, _make_spec(forms, options, uri), map_fn), reader)
 
 
-def _make_pipeline(reader: _Reader, map_fn: Callable[..., Any] | None) -> Any:
+def _make_pipeline(reader: _Reader, spec: Any, map_fn: Callable[..., Any] | None) -> Any:
     reader_ref, stream = weakref.ref(reader), reader.stream
 
     def generate() -> Iterator[Any]:
@@ -273,7 +263,7 @@ def _make_pipeline(reader: _Reader, map_fn: Callable[..., Any] | None) -> Any:
             )
         yield from found
 
-    dataset = tf.data.Dataset.from_generator(generate, output_signature=reader._spec)
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=spec)
     if stream.options.on_error == "raise" and not stream.is_of_records:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(stream)))
     if map_fn is not None:
@@ -285,182 +275,61 @@ def _make_pipeline(reader: _Reader, map_fn: Callable[..., Any] | None) -> Any:
     return dataset
 
 
-def _find_spec(listing: Listing, options: Options) -> Any:
-    """Returns what a batch is, as a `tf.TensorSpec` or a structure of them.
+def _find_forms(listing: Listing, options: Options) -> tuple[Any, str]:
+    """Returns what a sample is, and the URI of the object that says so.
 
     Raises:
-        ConfigurationError: TensorFlow has no tensors of what the objects become.
+        ConfigurationError: An object becomes what no array can be.
         S3dlioError: It depends on the first object, which cannot be read.
     """
-    is_of_records = options.decode == "tfrecord"
-    is_full = options.drop_last and (options.on_error == "raise" or is_of_records)
-    num = options.batch_size if is_full or options.batch_size == 1 else None
-    if is_of_records:
-        return tf.TensorSpec((num,), tf.string)
+    if options.decode == "tfrecord":
+        return Form(np.dtype(object), ()), listing.name
     if options.pad_to is not None:
-        return tf.TensorSpec((num, options.pad_to), tf.uint8), tf.TensorSpec((num,), tf.int64)
+        return Form(np.dtype(np.uint8), (options.pad_to,)), listing.name
     if options.decode is None:
         sizes = listing.sizes
         is_known = len(sizes) > 0 and int(sizes.min()) == int(sizes.max()) >= 0
-        return tf.TensorSpec((num, int(sizes[0]) if is_known else None), tf.uint8)
-    uri, sample = _first_sample(listing, options)
-    is_any_size = options.batch_size == 1 and options.decode == "image"
+        return Form(np.dtype(np.uint8), (int(sizes[0]) if is_known else None,)), listing.name
+    sample, uri = first_sample(listing, options)
+    forms = forms_of(sample, uri)
+    if options.decode == "image" and options.batch_size == 1:
+        forms = Form(forms.dtype, (None, None, forms.shape[2]))
+    return forms, uri
 
-    def make(leaf: Any) -> Any:
-        array = _as_array(leaf)
-        shape = (None, None, array.shape[2]) if is_any_size else array.shape
+
+def _make_spec(forms: Any, options: Options, uri: str) -> Any:
+    """Returns what a batch is, as a `tf.TensorSpec` or a structure of them.
+
+    Raises:
+        ConfigurationError: TensorFlow has no tensors of that.
+    """
+    is_full = options.drop_last and (options.on_error == "raise" or options.decode == "tfrecord")
+    num = options.batch_size if is_full or options.batch_size == 1 else None
+
+    def make(form: Form) -> Any:
         try:
-            dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+            return tf.TensorSpec((num, *form.shape), tf.as_dtype(form.dtype))
         except TypeError as error:
             raise ConfigurationError(
-                f"TensorFlow has no tensors of {array.dtype}; give decode= a function that returns arrays of numbers or text",
+                f"TensorFlow has no tensors of {form.dtype}; give decode= a function that returns arrays of numbers or texts",
                 uri=uri,
             ) from error
-        return tf.TensorSpec((num, *shape), dtype)
 
-    return _map_leaves(make, sample)
-
-
-def _first_sample(listing: Listing, options: Options) -> tuple[str, Any]:
-    """Returns the first object that can be read, decoded, and its URI.
-
-    Raises:
-        ConfigurationError: There is no object.
-        S3dlioError: It cannot be read; with `on_error="skip"`, none can.
-    """
-    decode = find_decoder(options.decode)
-    assert decode is not None
-    failure: S3dlioError = ConfigurationError("there is no object that could say what decode makes of it")
-    for number in range(len(listing)):
-        [one] = listing.refs(np.array([number], np.int64))
-        try:
-            [found] = inline_fetcher().fetch_many([one], 1)
-            if isinstance(found, S3dlioError):
-                raise found
-            return one.uri, decode(found, one.uri)
-        except S3dlioError as error:
-            failure = error
-            if options.on_error == "raise":
-                break
-    raise failure
-
-
-def _map_leaves(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Returns a structure of dictionaries and tuples with what `function` gives of the leaves at each place.
-
-    Raises:
-        ValueError: The others are not made as the first.
-    """
-    if isinstance(first, dict):
-        if any(not isinstance(other, dict) or other.keys() != first.keys() for other in others):
-            raise ValueError(f"not all have the names {', '.join(map(str, first))}")
-        return {name: _map_leaves(function, first[name], *(other[name] for other in others)) for name in first}
-    if isinstance(first, tuple):
-        if any(not isinstance(other, tuple) or len(other) != len(first) for other in others):
-            raise ValueError(f"not all are tuples of {len(first)}")
-        return tuple(_map_leaves(function, *members) for members in zip(first, *others, strict=True))
-    return function(first, *others)
-
-
-def _conform(sample: Any, spec: Any, uri: str) -> Any:
-    """Returns a sample with an array in place of each number, text or array.
-
-    Raises:
-        ConfigurationError: It is not what the spec says of a sample.
-    """
-
-    def convert(one: Any, leaf: Any) -> Any:
-        array = _as_array(leaf)
-        return _checked(array, array.shape, one, uri)
-
-    try:
-        return _map_leaves(convert, spec, sample)
-    except S3dlioError as error:
-        error.uri = uri
-        raise
-    except ValueError as error:
-        raise ConfigurationError(
-            "it becomes something else than the first object; give decode= a function that returns the same of all",
-            uri=uri,
-            cause=str(error),
-        ) from error
-
-
-def _as_array(leaf: Any) -> np.ndarray[Any, Any]:
-    """Returns a number, a text or a list of them as an array that TensorFlow knows: texts as bytes, which keep zeros at their end."""
-    if isinstance(leaf, BytesView):
-        return np.ndarray.view(leaf, np.ndarray)
-    if isinstance(leaf, (bytes, str)):
-        return _objects([leaf]).reshape(())
-    try:
-        array = np.asarray(leaf)
-    except ValueError as error:
-        raise ConfigurationError(
-            "a list in a sample has parts of different shapes, and is no array", cause=str(error)
-        ) from error
-    if array.dtype.hasobject:
-        raise ConfigurationError(
-            f"TensorFlow has no tensors of {type(leaf).__name__}; have decode return numbers or text"
-        )
-    return _objects(array.ravel().tolist()).reshape(array.shape) if array.dtype.kind in "US" else native(array)
-
-
-def _objects(texts: list[Any]) -> np.ndarray[Any, Any]:
-    array = np.empty(len(texts), object)
-    array[:] = [text.encode() if isinstance(text, str) else text for text in texts]
-    return array
-
-
-def _checked(array: np.ndarray[Any, Any], shape: tuple[int, ...], spec: Any, uri: str) -> np.ndarray[Any, Any]:
-    """Returns an array whose samples are what was promised.
-
-    Args:
-        array: A sample, or a batch.
-        shape: Of a sample.
-        spec: Of the batch.
-        uri: Of the sample, or of the first.
-
-    Raises:
-        ConfigurationError: They are not.
-    """
-    if spec.dtype.as_numpy_dtype == array.dtype and spec.shape[1:].is_compatible_with(shape):
-        return array
-    raise ConfigurationError(
-        f"it becomes {array.dtype} of shape {shape}, and the first object {spec.dtype.name} of shape {spec.shape[1:]}; give decode= a "
-        "function that returns arrays of one shape of all objects",
-        uri=uri,
-    )
+    spec = map_leaves(make, forms)
+    return spec if options.pad_to is None else (spec, tf.TensorSpec((num,), tf.int64))
 
 
 _readers: weakref.WeakSet[_Reader] = weakref.WeakSet()
 
 
 def _end_all() -> None:
-    """Ends all iterations, and waits until the threads of TensorFlow have left Python, and until those that come again were there."""
+    """Ends all iterations, and waits until the threads of TensorFlow have left Python."""
     readers = list(_readers)
     must_wait = any(reader.under_way for reader in readers)
     for reader in readers:
         reader.end()
-    folder, tick = str(Path(tf.__file__).parent), threading.Event()
-    begun_s = since_s = time.monotonic()
-    while must_wait and time.monotonic() - since_s < _QUIET_S and time.monotonic() - begun_s < _LAST_WAIT_S:
-        if _is_in_python(folder):
-            since_s = time.monotonic()
-        tick.wait(0.005)
-
-
-def _is_in_python(folder: str) -> bool:
-    """Returns whether a thread that Python did not start runs functions that are defined below a folder."""
-    started = {one.ident for one in threading.enumerate() if not isinstance(one, threading._DummyThread)}
-    return any(ident not in started and _comes_from(frame, folder) for ident, frame in sys._current_frames().items())
-
-
-def _comes_from(frame: FrameType | None, folder: str) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(folder):
-            return True
-        frame = frame.f_back
-    return False
+    if must_wait:
+        wait_until_gone(str(Path(tf.__file__).parent))
 
 
 # Later than the pool's own, and so before it: closed by that, a thread of TensorFlow would be put to rest for ever.
