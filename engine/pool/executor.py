@@ -36,6 +36,11 @@ class Executor:
         self._events: list[Event] = []
         """Answers that need no request."""
 
+    @property
+    def num_parts(self) -> int:
+        """Parts under way."""
+        return len(self._fetches)
+
     def open(self, store: int, root: str, wire: Any) -> None:
         """Makes a store known under its number."""
         self._wires[store] = (root, wire)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from functools import partial
 
 from ..errors import S3dlioError, describe
@@ -33,7 +34,10 @@ from .messages import (
 )
 
 _BATCH_EVENTS = 16
-"""Events are sent when so many wait, or when there is nothing else to do: the coordinator is woken once for many objects."""
+"""Events are sent when so many wait: the coordinator is woken once for many objects."""
+_GATHER_S = 0.001
+_FEW_PARTS = 8
+"""Or after so long; at once where nothing more has come and so few parts are under way that somebody may wait for the very one."""
 _MAX_WAKE_S = 5.0
 """How often the counter moves at the least; four times as often as it is judged, where that is less."""
 
@@ -51,6 +55,8 @@ class WorkerLoop:
         self._events: list[Event] = [WorkerStarted(os.getpid())]
         self._expired: set[int] = set()
         """Stores whose credentials were refused as expired."""
+        self._due_s = 0.0
+        """When the first event in hand is to be sent."""
         self._is_stopping = False
         self._is_orphan = False
         self._wake_s = min(_MAX_WAKE_S, welcome.settings.worker_silence_s / 4)
@@ -63,18 +69,28 @@ class WorkerLoop:
         self._flush()
         while not self._is_stopping:
             self._hear()
-            # With events in hand it only looks; when there is nothing to do, they go out, and then it waits.
-            happened = self._executor.poll(0 if self._events else self._wake_s)
+            happened = self._executor.poll(self._wait_s())
+            if happened and not self._events:
+                self._due_s = time.monotonic() + _GATHER_S
             self._events += happened
             while self._expired:
                 self._events.append(CredentialsExpired(self._expired.pop()))
-            if self._events and (not happened or len(self._events) >= _BATCH_EVENTS):
+            if self._events and (self._is_due() or (not happened and self._executor.num_parts <= _FEW_PARTS)):
                 self._flush()
             self._counters[self._place] += 1
         if self._is_orphan:
             self._line.remove_door()
         self._loop.close()
         self._line.close()
+
+    def _wait_s(self) -> float:
+        """Returns how long the next poll may wait."""
+        if not self._events:
+            return self._wake_s
+        return 0.0 if self._executor.num_parts <= _FEW_PARTS else max(0.0, self._due_s - time.monotonic())
+
+    def _is_due(self) -> bool:
+        return len(self._events) >= _BATCH_EVENTS or time.monotonic() >= self._due_s
 
     def _watch_parent(self, pid: int) -> None:
         try:
