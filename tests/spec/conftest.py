@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,15 @@ class Train:
     """Makes an object: key below the prefix, and bytes."""
     folder: Path
     """For the snippets."""
+
+    def run_apart(self, snippet: str, then: str, printed: str = PRINTED) -> list[str]:
+        """Runs a snippet, and lines after it, as a program in a process of its own, and returns what it printed."""
+        assert printed in snippet
+        program = self.folder / "snippet.py"
+        program.write_text(snippet.replace(printed, self.uri) + then)
+        done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
 
     def run(self, snippet: str, printed: str = PRINTED) -> dict[str, Any]:
         """Runs a snippet as a program of its own name, and returns its variables."""
