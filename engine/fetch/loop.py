@@ -360,7 +360,8 @@ class FetchLoop:
             if connection.phase is _BODY:
                 fetch = connection.fetch
                 assert fetch is not None
-                fetch.first_byte_s = fetch.first_byte_s or self._now
+                # By the real clock, as the request's beginning and end: the loop's own stands still outside `poll`.
+                fetch.first_byte_s = fetch.first_byte_s or time.monotonic()
 
     def _finish(self, fetch: Fetch, state: State) -> None:
         fetch.state = state

@@ -164,7 +164,7 @@ class Fetch:
         self.begun_s = 0.0
         self.finished_s = 0.0
         self.first_byte_s = 0.0
-        """When the body began to come, by the loop's clock, if it did not come at once; else 0."""
+        """When the body began to come, if it did not come at once; else 0."""
         self.deadline_s = 0.0
 
     def begin(self, deadline_s: float, with_checksum: bool) -> None:
