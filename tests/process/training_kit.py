@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import psutil
@@ -115,8 +116,10 @@ class Signaller:
         port = connection._sock.getpeername()[1]
         for worker in worker_processes():
             if port in _ports(worker):
-                self.hit.append(worker)
-                worker.send_signal(self.number)
+                # Another answer to the same worker may have killed it just now.
+                with suppress(psutil.NoSuchProcess):
+                    worker.send_signal(self.number)
+                    self.hit.append(worker)
         try:
             connection.send(memoryview(answer.body)[self.num_bytes :])
         except OSError:
