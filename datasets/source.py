@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from s3dlio.engine.config import settings
 from s3dlio.engine.pool.pool import Pool
 
 from .world import can_have_children
@@ -52,11 +51,9 @@ class Source:
 
     def stats(self) -> dict[str, Any]:
         """Returns the counts of the pool, as `Pool.stats`; none where there is no pool."""
-        return (
-            {}
-            if self._pool is None or self._made_for is None or self._made_for[0] != os.getpid()
-            else self._pool.stats()
-        )
+        if self._pool is None or self._made_for is None or self._made_for[0] != os.getpid():
+            return {}
+        return self._pool.stats()
 
     def close(self) -> None:
         """Ends the workers; the next iteration starts others."""
@@ -77,8 +74,3 @@ class Source:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_options": self._options, "_pool": None, "_made_for": None}
-
-
-def requests_in_flight(jobs: int | None) -> int:
-    """Returns how many requests one call may have in flight."""
-    return settings(jobs=jobs).jobs
