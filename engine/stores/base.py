@@ -10,7 +10,7 @@ sent each of them back when it is done. So one text serves callers who wait (`ru
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -68,12 +68,96 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, key: str, data: memoryview) -> Operation[None]:
-        """Writes a whole object; it is visible complete or not at all."""
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
+        """Writes a whole object by one request; it is visible complete or not at all. `data` is sent from where it is, and never changed.
+
+        Raises:
+            AlreadyExistsError: There is one, and `create_only` was asked for. The outcome is the same however often an answer was lost.
+        """
+        ...
+
+    max_put_bytes: int
+    """The longest object that `put` may be given; what is longer goes by `begin_upload`."""
+
+    def begin_upload(self, key: str, create_only: bool = False) -> Operation[Upload]:
+        """Begins an object that comes in parts, of which nothing is visible before `Upload.complete`."""
         ...
 
     def delete(self, key: str) -> Operation[None]:
         """Deletes an object; a missing one is no error."""
+        ...
+
+    max_delete_keys: int
+    """How many keys `delete_many` takes at once."""
+
+    def delete_many(self, keys: Sequence[str]) -> Operation[list[S3dlioError | None]]:
+        """Deletes objects, by one request where the store has such a one; missing ones are no error.
+
+        Returns:
+            For each key, in order, the error that it was refused with, or None.
+
+        Raises:
+            S3dlioError: The request as a whole failed.
+        """
+        ...
+
+    def copy(self, key: str, source: Store, source_key: str) -> Operation[bool]:
+        """Copies an object of `source` here without its bytes coming by this process.
+
+        Returns:
+            Whether that was possible; False, and nothing done, where `source` is another kind of store, or the store has no such copy.
+
+        Raises:
+            NotFoundError: `source` has no such object.
+        """
+        ...
+
+    def make_prefix(self, key: str) -> Operation[None]:
+        """Makes the directory, or an empty marker object whose key ends in `/`. One that is there already is no error."""
+        ...
+
+    def create_bucket(self) -> Operation[None]:
+        """Makes this bucket or container. One of ours that is there already is no error.
+
+        Raises:
+            AlreadyExistsError: It is somebody else's.
+            UnsupportedError: File systems have none.
+        """
+        ...
+
+    def delete_bucket(self) -> Operation[None]:
+        """Deletes this bucket or container, which must be empty.
+
+        Raises:
+            NotFoundError: There is none.
+            RequestRejectedError: It is not empty.
+        """
+        ...
+
+
+class Upload(Protocol):
+    """An object that is being written in parts. It belongs to the operation that began it; nothing of it is visible yet."""
+
+    min_part_bytes: int
+    """Every part but the last has at least so many bytes; and a multiple of them where `is_sequential`."""
+    max_parts: int
+    is_sequential: bool
+    """Whether parts must come one after the other, each when the one before is done."""
+
+    def put_part(self, number: int, data: memoryview, is_last: bool) -> Operation[None]:
+        """Sends part `number`, counted from 0. Sending one again replaces it."""
+        ...
+
+    def complete(self) -> Operation[None]:
+        """Makes the object of its parts, and sees to it that the store has as many bytes as were sent, with their checksum where it has one.
+
+        Raises:
+            AlreadyExistsError: As `Store.put`.
+        """
+        ...
+
+    def abort(self) -> Operation[None]:
+        """Throws away what was sent, as far as the store keeps any. To be called on every failure; it may be called twice."""
         ...
 
 
