@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ..config import settings
 from ..errors import S3dlioError
 from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
+from ..stores.base import Operation, advance
 from ..stores.registry import locate
 from ..types import ObjectRef
 from .crowd import Crowd, may_share
@@ -27,6 +28,9 @@ from .rooms import ViewFetch, process_rooms
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
+
+K = TypeVar("K")
+T = TypeVar("T")
 
 _LOOK_S: Final = 1.0
 
@@ -102,6 +106,55 @@ class InlineFetcher:
                     results[fetch.token] = outcome(fetch)
                 self._submit(loop, islice(todo, len(finished)))
         return results
+
+    def run_many(
+        self, operations: Iterable[tuple[K, Operation[T]]], max_in_flight: int
+    ) -> Iterator[tuple[K, T | S3dlioError]]:
+        """Drives operations side by side, at most `max_in_flight` at once, each begun when there is room for it.
+
+        Whoever stops asking ends what is under way: the connections are closed, and the rest is never begun.
+
+        Args:
+            operations: With what tells each from the others. The first step of one on a local store does all of its work.
+            max_in_flight: Requests at once; an operation has one at a time.
+
+        Yields:
+            Each with its result or its error, as they end.
+        """
+        todo = iter(operations)
+        is_more = True
+        under_way: dict[Fetch, tuple[K, Operation[T]]] = {}
+        with self._borrow(max_in_flight) as loop:
+            loop.grant = self._rooms.grant
+            while True:
+                ended: list[tuple[K, Operation[T], Fetch | S3dlioError | None]] = []
+                if is_more and len(under_way) < max_in_flight:
+                    try:
+                        ended.append((*next(todo), None))
+                    except StopIteration:
+                        is_more = False
+                elif not under_way:
+                    return
+                else:
+                    ended += ((*under_way.pop(fetch), self._end(fetch)) for fetch in loop.poll(None))
+                for name, operation, done in ended:
+                    step = advance(operation, done)
+                    if isinstance(step, Fetch):
+                        under_way[step] = name, operation
+                        loop.submit(step)
+                    else:
+                        yield name, step.result
+
+    def _end(self, fetch: Fetch) -> Fetch | S3dlioError:
+        """Returns a request that has ended, a `ViewFetch` with its view, or its error."""
+        if isinstance(fetch, ViewFetch):
+            found = self._rooms.outcome(fetch)
+            if isinstance(found, S3dlioError):
+                return found
+            fetch.view = found
+            return fetch
+        error, fetch.error = fetch.error, None
+        return fetch if error is None else error
 
     def _submit(self, loop: FetchLoop, todo: Iterable[ViewFetch]) -> None:
         """Hands requests to the loop, with room beforehand where that can be."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from ..errors import InvalidRangeError, S3dlioError
 from ..fetch.request import Fetch
@@ -149,7 +149,7 @@ class Upload(Protocol):
         ...
 
     def complete(self) -> Operation[None]:
-        """Makes the object of its parts, and sees to it that the store has as many bytes as were sent, with their checksum where it has one.
+        """Makes the object of its parts, and makes sure that the store has as many bytes as were sent, of their checksum where it has one.
 
         Raises:
             AlreadyExistsError: As `Store.put`.
@@ -181,6 +181,31 @@ def at_once(function: Callable[P, T]) -> Callable[P, Operation[T]]:
         return function(*args, **kwargs)
 
     return operation
+
+
+class Ended(NamedTuple, Generic[T]):
+    """What an operation came to."""
+
+    result: T | S3dlioError
+
+
+def advance(operation: Operation[T], done: Fetch | S3dlioError | None) -> Fetch | Ended[T]:
+    """Takes an operation to its next request, or to its end.
+
+    Args:
+        operation: As far as it has come.
+        done: The request that it waits for, or that one's error; None begins.
+    """
+    try:
+        if done is None:
+            return next(operation)
+        if isinstance(done, S3dlioError):
+            return operation.throw(done)
+        return operation.send(done)
+    except StopIteration as end:
+        return Ended(end.value)
+    except S3dlioError as error:
+        return Ended(error)
 
 
 def run(operation: Operation[T], runner: Runner) -> T:
