@@ -422,6 +422,8 @@ class AnswerReceiver(HeadBuffer):
         if not is_error:
             fetch.reply = head
             fetch.body = data
+            if fetch.check is not None:
+                fetch.check(head, data)
             return
         if head.length is None and has_body(fetch.method, head.status) and not head.is_chunked:
             self.close()

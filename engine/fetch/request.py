@@ -110,6 +110,8 @@ class Fetch:
     method = "GET"
     is_exchange = False
     """Whether the whole body goes to private memory."""
+    check: Callable[[ResponseHead, bytes], None] | None = None
+    """As that of an `Exchange`."""
 
     def __init__(
         self,
@@ -216,9 +218,12 @@ class Exchange(Fetch):
     Args:
         make: Returns the request's bytes, signed anew at each attempt.
         max_body_bytes: A longer body is a `ProtocolError`.
+
+    Attributes:
+        check: Called with an answer below 300; what it raises makes a failure of it, which is tried again like any other (case N12).
     """
 
-    __slots__ = ("make", "max_body_bytes", "method")
+    __slots__ = ("check", "make", "max_body_bytes", "method")
 
     is_exchange = True
 
@@ -227,6 +232,7 @@ class Exchange(Fetch):
     ) -> None:
         super().__init__(token, uri, wire, "")
         self.method = method
+        self.check = None
         self.make = make
         self.max_body_bytes = max_body_bytes
 
