@@ -446,9 +446,10 @@ def test_p10_a_fork_in_the_middle_of_an_epoch_iterates_by_itself_and_its_parent_
     with nursery.start(FORKED, [mode, *bucket.fill(40, 10 * KIB)]) as program:
         lines = dict(program.read_line(60).split(" ", 1) for _ in range(3))
         assert lines == {"CHILD": "True True True True", "PARENT": "True", "AGAIN": "True 5 0 0"}
+        left = program.descendants()
         assert program.wait(20) == 0
         assert program.stderr_text() == ""
-        assert program.descendants() == []
+        assert wait_gone([*left, *program.descendants()], 10.0) == []
 
 
 def test_p10_a_data_set_that_was_used_in_the_training_process_is_read_in_forked_workers_too(bucket: Bucket) -> None:

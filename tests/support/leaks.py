@@ -51,6 +51,12 @@ class Snapshot:
             self.files - before.files,
         )
 
+    def and_still(self, later: Snapshot) -> Snapshot:
+        """Returns what is in both."""
+        return Snapshot(
+            self.fds & later.fds, self.threads & later.threads, self.children & later.children, self.files & later.files
+        )
+
     def plus(self, other: Snapshot) -> Snapshot:
         """Returns both together."""
         return Snapshot(
@@ -87,8 +93,10 @@ def find_leaks(before: Snapshot, settle_s: float = SETTLE_S) -> Snapshot:
     gc.collect()
     deadline = time.monotonic() + settle_s
     tick = threading.Event()
-    while (found := _since(before)) and time.monotonic() < deadline:
+    while found and time.monotonic() < deadline:
         tick.wait(_TICK_S)
+        # What comes and goes meanwhile is of other programs: the tests that run beside these, say.
+        found = found.and_still(_since(before))
     return _without_foreign_files(found)
 
 
