@@ -16,12 +16,12 @@ help:
 	@echo "make setup  all that the four need, at once"
 	@echo "make clean  removes the environments and what was built"
 
-setup: .venv/.stamp-dev .venv-peers/.stamp servers
+setup: .venv/.stamp-dev .venv-peers/.stamp .azurite/.stamp servers
 
 run: .venv/.stamp-demo
 	.venv/bin/s3dlio demo
 
-test: .venv/.stamp-dev
+test: .venv/.stamp-dev .azurite/.stamp
 	.venv/bin/python -m pytest
 
 lint: .venv/.stamp-dev
@@ -31,12 +31,17 @@ lint: .venv/.stamp-dev
 bench: .venv/.stamp-dev .venv-peers/.stamp servers
 	.venv/bin/python -m benchmarks.run $(ARGS)
 
+# The Azure Blob server of the tests, from npm.
+.azurite/.stamp: tools/install_azurite.sh
+	tools/install_azurite.sh
+	@touch $@
+
 # nginx and wrk are Debian packages: installed where that is allowed; elsewhere a line says what the benchmarks will miss.
 servers:
 	@tools/install_servers.sh
 
 clean:
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/.work
+	rm -rf .venv .venv-peers .azurite build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache benchmarks/.work
 
 .venv/bin/python .venv-peers/bin/python:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
