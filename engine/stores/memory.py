@@ -7,14 +7,16 @@ lives as long as the process and is seen by no other: worker processes never rea
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from ..errors import NotFoundError, ObjectChangedError
+from ..errors import AlreadyExistsError, NotFoundError, ObjectChangedError, RequestRejectedError, S3dlioError
 from ..fetch.request import Fetch, State
 from ..types import ListEntry, ObjectInfo
-from .base import Listing, at_once, check_local_range
+from ..uri import as_directory
+from .base import Listing, Operation, Store, at_once, check_local_range
 
 
 class _Stored(NamedTuple):
@@ -24,7 +26,17 @@ class _Stored(NamedTuple):
 
 
 _buckets: dict[str, dict[str, _Stored]] = {}
+"""By root. A bucket is there from `create_bucket` or its first object on, until `delete_bucket`."""
 _versions = itertools.count(1)
+
+
+def _stored(data: bytes) -> _Stored:
+    return _Stored(data, f"v{next(_versions)}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def list_roots() -> list[str]:
+    """Returns what the URIs of each bucket begin with, sorted."""
+    return sorted(_buckets)
 
 
 class MemoryWire:
@@ -33,13 +45,22 @@ class MemoryWire:
     is_local = True
 
     def __init__(self, root: str) -> None:
-        self._objects = _buckets.setdefault(root, {})
+        self._root = root
+
+    def find(self, key: str) -> _Stored:
+        """Returns an object.
+
+        Raises:
+            NotFoundError: No such object.
+        """
+        found = _buckets.get(self._root, {}).get(key)
+        if found is None:
+            raise NotFoundError("no such object", uri=self._root + key)
+        return found
 
     def read(self, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
         """As `LocalWire.read`."""
-        found = self._objects.get(fetch.key)
-        if found is None:
-            raise NotFoundError("no such object", uri=fetch.uri)
+        found = self.find(fetch.key)
         if fetch.version not in (None, found.version) or fetch.size not in (None, len(found.data)):
             raise ObjectChangedError(f"the object is version {found.version} now", uri=fetch.uri)
         fetch.end = check_local_range(len(found.data), fetch.start, fetch.end, fetch.uri)
@@ -60,11 +81,12 @@ class MemoryStore:
     """One bucket of this process's memory."""
 
     spec = None
+    max_put_bytes = sys.maxsize
+    max_delete_keys = 1000
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.wire = MemoryWire(root)
-        self._objects = _buckets[root]
 
     def renew(self) -> bool:
         """There is nothing that expires."""
@@ -76,9 +98,7 @@ class MemoryStore:
     @at_once
     def stat(self, key: str) -> ObjectInfo:
         """As `Store.stat`."""
-        found = self._objects.get(key)
-        if found is None:
-            raise NotFoundError("no such object", uri=self.root + key)
+        found = self.wire.find(key)
         return ObjectInfo(
             uri=self.root + key,
             size=len(found.data),
@@ -91,7 +111,7 @@ class MemoryStore:
         """As `Store.list_pages`, in one page."""
         page: list[ListEntry] = []
         children: set[str] = set()
-        for key, found in sorted(self._objects.items()):
+        for key, found in sorted(_buckets.get(self.root, {}).items()):
             if not key.startswith(prefix):
                 continue
             child, slash, _ = key[len(prefix) :].partition("/")
@@ -104,12 +124,94 @@ class MemoryStore:
             yield page
 
     @at_once
-    def put(self, key: str, data: memoryview) -> None:
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> None:
         """As `Store.put`."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        self._objects[key] = _Stored(bytes(data), f"v{next(_versions)}", now)
+        self.write(key, bytes(data), create_only)
+
+    def write(self, key: str, data: bytes, create_only: bool) -> None:
+        """Makes an object of bytes that nobody changes.
+
+        Raises:
+            AlreadyExistsError: As `Store.put`.
+        """
+        made, objects = _stored(data), _buckets.setdefault(self.root, {})
+        # `setdefault` is one step for all threads.
+        if not create_only:
+            objects[key] = made
+        elif objects.setdefault(key, made) is not made:
+            raise AlreadyExistsError("there is an object already", uri=self.root + key)
+
+    @at_once
+    def begin_upload(self, key: str, create_only: bool = False) -> MemoryUpload:
+        """As `Store.begin_upload`."""
+        return MemoryUpload(self, key, create_only)
 
     @at_once
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
-        self._objects.pop(key, None)
+        _buckets.get(self.root, {}).pop(key, None)
+
+    def delete_many(self, keys: Sequence[str]) -> Operation[list[S3dlioError | None]]:
+        """As `Store.delete_many`; none is ever refused."""
+        for key in keys:
+            yield from self.delete(key)
+        return [None] * len(keys)
+
+    @at_once
+    def copy(self, key: str, source: Store, source_key: str) -> bool:
+        """As `Store.copy`, between buckets of this memory."""
+        if not isinstance(source, MemoryStore):
+            return False
+        self.write(key, source.wire.find(source_key).data, create_only=False)
+        return True
+
+    @at_once
+    def make_prefix(self, key: str) -> None:
+        """As `Store.make_prefix`: an empty object."""
+        _buckets.setdefault(self.root, {}).setdefault(as_directory(key), _stored(b""))
+
+    @at_once
+    def create_bucket(self) -> None:
+        """As `Store.create_bucket`; one that nobody created is made by its first object."""
+        _buckets.setdefault(self.root, {})
+
+    @at_once
+    def delete_bucket(self) -> None:
+        """As `Store.delete_bucket`."""
+        objects = _buckets.get(self.root)
+        if objects is None:
+            raise NotFoundError("no such bucket", uri=self.root)
+        if objects:
+            raise RequestRejectedError(f"the bucket is not empty: it has {len(objects)} objects", uri=self.root)
+        _buckets.pop(self.root, None)
+
+
+class MemoryUpload:
+    """Parts by number, until they are an object."""
+
+    min_part_bytes = 1
+    max_parts = sys.maxsize
+    is_sequential = False
+
+    def __init__(self, store: MemoryStore, key: str, create_only: bool) -> None:
+        self._store = store
+        self._key = key
+        self._create_only = create_only
+        self._parts: dict[int, bytes] = {}
+
+    @at_once
+    def put_part(self, number: int, data: memoryview, is_last: bool) -> None:
+        """As `Upload.put_part`."""
+        self._parts[number] = bytes(data)
+
+    @at_once
+    def complete(self) -> None:
+        """As `Upload.complete`."""
+        data = b"".join(part for _, part in sorted(self._parts.items()))
+        self._store.write(self._key, data, self._create_only)
+        self._parts.clear()
+
+    @at_once
+    def abort(self) -> None:
+        """As `Upload.abort`."""
+        self._parts.clear()
