@@ -63,12 +63,13 @@ class SdkWire(Protocol):
 class Call(Fetch):
     """Something else that an SDK does, as a listing or a deletion: `call` runs in a thread, and its result is `result`."""
 
-    __slots__ = ("call", "result")
+    __slots__ = ("call", "check", "result")
 
     is_exchange = True
 
     def __init__(self, uri: str, wire: Any, call: Callable[[], Any]) -> None:
         super().__init__(None, uri, wire, "")
+        self.check = None
         self.call = call
         self.result: Any = None
 
@@ -206,6 +207,8 @@ class SdkLane:
             raise result
         if isinstance(fetch, Call):
             fetch.result = result
+            if fetch.check is not None:
+                fetch.check(fetch)
             self._finish(fetch)
         elif isinstance(result, bytes):
             self._take(job, result)
