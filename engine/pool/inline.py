@@ -20,7 +20,7 @@ from ..config import settings
 from ..errors import S3dlioError
 from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
-from ..stores.base import Operation, advance
+from ..stores.base import Operation, advance, give_up
 from ..stores.registry import locate
 from ..types import ObjectRef
 from .crowd import Crowd, may_share
@@ -121,23 +121,32 @@ class InlineFetcher:
         Yields:
             Each with its result or its error, as they end.
         """
-        todo = iter(operations)
-        is_more = True
         under_way: dict[Fetch, tuple[K, Operation[T]]] = {}
+        try:
+            yield from self._run_many(iter(operations), max_in_flight, under_way)
+        except BaseException as error:
+            # Their requests are gone, with the loop.
+            for _, operation in under_way.values():
+                give_up(operation, error, self.run)
+            raise
+
+    def _run_many(
+        self, todo: Iterator[tuple[K, Operation[T]]], max_in_flight: int, under_way: dict[Fetch, tuple[K, Operation[T]]]
+    ) -> Iterator[tuple[K, T | S3dlioError]]:
+        is_more = True
         with self._borrow(max_in_flight) as loop:
             loop.grant = self._rooms.grant
             while True:
-                ended: list[tuple[K, Operation[T], Fetch | S3dlioError | None]] = []
                 if is_more and len(under_way) < max_in_flight:
-                    try:
-                        ended.append((*next(todo), None))
-                    except StopIteration:
-                        is_more = False
+                    begun = next(todo, None)
+                    is_more = begun is not None
+                    moved: Iterable[tuple[K, Operation[T], Fetch | S3dlioError | None]] = [] if begun is None else [(*begun, None)]
                 elif not under_way:
                     return
                 else:
-                    ended += ((*under_way.pop(fetch), self._end(fetch)) for fetch in loop.poll(None))
-                for name, operation, done in ended:
+                    # One after the other, so that those that are not taken further yet are still known as under way.
+                    moved = ((*under_way.pop(fetch), self._end(fetch)) for fetch in loop.poll(None))
+                for name, operation, done in moved:
                     step = advance(operation, done)
                     if isinstance(step, Fetch):
                         under_way[step] = name, operation

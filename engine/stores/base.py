@@ -11,6 +11,7 @@ sent each of them back when it is done. So one text serves callers who wait (`ru
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -211,6 +212,9 @@ def advance(operation: Operation[T], done: Fetch | S3dlioError | None) -> Fetch 
 def run(operation: Operation[T], runner: Runner) -> T:
     """Drives an operation to its end, and returns its result.
 
+    What interrupts it (Ctrl-C, a task that is cancelled) is thrown into it too, and what it then asks for is done: it throws away what it
+    began.
+
     Raises:
         S3dlioError: As the operation says.
     """
@@ -219,13 +223,32 @@ def run(operation: Operation[T], runner: Runner) -> T:
         while True:
             try:
                 done = runner(fetch)
-            except S3dlioError as error:
+            except BaseException as error:  # noqa: BLE001 (comes back out of the operation, unless that has something to do first)
                 fetch = operation.throw(error)
             else:
                 fetch = operation.send(done)
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def give_up(operation: Operation[Any], why: BaseException, runner: Runner) -> None:
+    """Tells an operation under way that nobody drives it any more, and does what it then asks for: it throws away what it began.
+
+    The caller has its own error to raise: those of this are left out.
+    """
+    try:
+        fetch = operation.throw(why)
+    except BaseException:  # noqa: BLE001 (the caller raises it)
+        return
+    with suppress(S3dlioError, StopIteration, type(why)):
+        while True:
+            try:
+                done = runner(fetch)
+            except S3dlioError as error:
+                fetch = operation.throw(error)
+            else:
+                fetch = operation.send(done)
 
 
 def run_pages(listing: Listing, runner: Runner) -> Iterator[list[ListEntry]]:
@@ -269,7 +292,7 @@ async def arun(
         while True:
             try:
                 done = await runner(fetch)
-            except S3dlioError as error:
+            except BaseException as error:  # noqa: BLE001 (comes back out of the operation, unless that has something to do first)
                 fetch = operation.throw(error)
             else:
                 fetch = operation.send(done)
