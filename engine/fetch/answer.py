@@ -261,6 +261,8 @@ class AnswerReceiver(HeadBuffer):
 
     def _begin_private_body(self, fetch: Fetch, head: ResponseHead) -> bool:
         self._is_error = head.status >= 300
+        if self._ends_here and fetch.payload is not None and not self._is_error:
+            raise ProtocolError("the server answered before it had the whole body, as if it had", status=head.status)
         if not has_body(fetch.method, head.status):
             self._ends_here |= self._head_used > self._head_end
             return self._complete()
@@ -423,7 +425,7 @@ class AnswerReceiver(HeadBuffer):
             fetch.reply = head
             fetch.body = data
             if fetch.check is not None:
-                fetch.check(head, data)
+                fetch.check(fetch)
             return
         if head.length is None and has_body(fetch.method, head.status) and not head.is_chunked:
             self.close()

@@ -1,6 +1,6 @@
 """One keep-alive connection: connects, sends a request, and receives its answer (`answer.py`).
 
-Owns a socket and at most one request. It never blocks, and never decides about retries, timeouts or queues (`loop.py` does).
+Owns a socket and at most one request. A payload leaves from the caller's memory, without a copy. It never blocks, and never decides about retries, timeouts or queues (`loop.py` does).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BODY = Phase.BODY
 class Connection(AnswerReceiver):
     """A non-blocking socket with a request, or ready for one."""
 
-    __slots__ = ("_address", "_rate_bytes", "_rate_of", "_rate_since_s", "_unsent", "fd", "sent_s", "stamp_s")
+    __slots__ = ("_address", "_payload", "_rate_bytes", "_rate_of", "_rate_since_s", "_unsent", "fd", "sent_s", "stamp_s")
 
     def __init__(self, site: Site, address: Address, grant: Callable[[Fetch], memoryview | None]) -> None:
         """Begins to connect to `address`, one of the site's.
@@ -50,6 +50,9 @@ class Connection(AnswerReceiver):
         self.stamp_s = 0.0
         """When something last moved, by the loop's clock."""
         self._unsent: bytes | memoryview = b""
+        """What is still to be sent of the head."""
+        self._payload: memoryview | None = None
+        """What is still to be sent behind it: the caller's own memory, held no longer than it is needed."""
         self._rate_of = -1
         """The answer whose throughput is watched, by its number."""
         self._rate_bytes = 0
@@ -75,7 +78,7 @@ class Connection(AnswerReceiver):
         """Sends the request of `fetch`, or remembers it until the connection stands.
 
         Args:
-            fetch: Whose answer is received then.
+            fetch: Whose answer is received then. Its payload is sent behind the request.
             request: What it builds.
 
         Raises:
@@ -83,6 +86,7 @@ class Connection(AnswerReceiver):
         """
         self.fetch = fetch
         self._unsent = request
+        self._payload = fetch.payload
         if self.phase is not _CONNECTING:
             self.phase = _SENDING
             self.send()
@@ -100,6 +104,8 @@ class Connection(AnswerReceiver):
             self._on_connected()
         if self.phase is not _SENDING:
             return False
+        if self._payload is not None:
+            return self._send_payload(self._payload)
         try:
             sent = self.sock.send(self._unsent)
         except self.would_block:
@@ -107,12 +113,37 @@ class Connection(AnswerReceiver):
         except OSError as error:
             raise ConnectFailedError(f"the connection to {self.site} broke", cause=str(error)) from None
         if sent < len(self._unsent):
-            # A view, or a large body would be copied once per piece.
             self._unsent = memoryview(self._unsent)[sent:]
             return False
         self._unsent = b""
         self.phase = _HEAD
         return True
+
+    def _send_payload(self, payload: memoryview) -> bool:
+        """Goes on with a request that has one; returns whether all of it is out."""
+        unsent = self._unsent
+        try:
+            sent = self._write(unsent, payload)
+        except self.would_block:
+            return False
+        except OSError:
+            # A server that refuses a body may close the connection behind its answer, which is still to be read.
+            self._stop_sending()
+            return True
+        if sent < len(unsent):
+            self._unsent = memoryview(unsent)[sent:]
+            return False
+        self._unsent = b""
+        if sent < len(unsent) + len(payload):
+            self._payload = payload[sent - len(unsent) :]
+            return False
+        self._payload = None
+        self.phase = _HEAD
+        return True
+
+    def _write(self, head: bytes | memoryview, payload: memoryview) -> int:
+        """Sends what the kernel takes of both, and returns how many bytes."""
+        return self.sock.sendmsg((head, payload))
 
     def _on_connected(self) -> None:
         self.phase = _SENDING
@@ -123,14 +154,30 @@ class Connection(AnswerReceiver):
         return False
 
     def receive_early(self) -> bool:
-        """The server answers before it has the whole request: the rest is not sent, and the connection serves no other."""
+        """Takes what comes before the server has the whole request (case N17).
+
+        An answer ends the sending: the rest of the request is not sent, and the connection serves no other. Anything else (1xx, a TLS
+        session ticket, the beginning of a head) does not.
+        """
+        unsent, payload = self._unsent, self._payload
         self._stop_sending()
-        return self.receive()
+        is_complete = self.receive()
+        if self.phase is _HEAD:
+            self._unsent, self._payload = unsent, payload
+            self._ends_here = False
+            self.phase = _SENDING
+        return is_complete
 
     def _stop_sending(self) -> None:
         self._unsent = b""
+        self._payload = None
         self._ends_here = True
         self.phase = _HEAD
+
+    def close(self) -> None:
+        """As `AnswerReceiver.close`; it lets go of the payload."""
+        self._payload = None
+        super().close()
 
     @property
     def was_dropped_while_idle(self) -> bool:
@@ -142,25 +189,33 @@ class Connection(AnswerReceiver):
         self._rate_of = -1
 
     def is_too_slow(self, now_s: float, limits: Settings) -> bool:
-        """Whether fewer bytes of an answer than the limit came in the last span of time; to be asked now and then (case N14).
+        """Whether fewer bytes than the limit came, or were taken, in the last span of time; to be asked now and then (case N14).
 
-        A server that sends a byte whenever its silence would be noticed is as good as silent.
+        A server that sends or takes a byte whenever its silence would be noticed is as good as silent.
         """
         fetch = self.fetch
         assert fetch is not None
-        if self.phase is not _BODY and not self._head_used:
+        moved = self._num_moved(fetch)
+        if moved is None:
             return False
-        received = fetch.received + self._filled + self._head_used - self._skip
-        if self._chunks is not None:
-            received += len(self._chunks.data)
-        if self._rate_of != self.num_uses or received < self._rate_bytes:
-            self._rate_of, self._rate_bytes, self._rate_since_s = self.num_uses, received, now_s
+        if self._rate_of != self.num_uses or moved < self._rate_bytes:
+            self._rate_of, self._rate_bytes, self._rate_since_s = self.num_uses, moved, now_s
             return False
         if now_s - self._rate_since_s < limits.min_throughput_s:
             return False
-        is_slow = received - self._rate_bytes < limits.min_throughput_bytes_s * (now_s - self._rate_since_s)
-        self._rate_bytes, self._rate_since_s = received, now_s
+        is_slow = moved - self._rate_bytes < limits.min_throughput_bytes_s * (now_s - self._rate_since_s)
+        self._rate_bytes, self._rate_since_s = moved, now_s
         return is_slow
+
+    def _num_moved(self, fetch: Fetch) -> int | None:
+        """Returns how many bytes were sent or received by now; None where nobody counts."""
+        if fetch.payload is not None:
+            # Not of the answer: while S3 puts an object together it sends a space now and then, for minutes.
+            return None if self._payload is None or self.phase is not _SENDING else len(fetch.payload) - len(self._payload)
+        if self.phase is not _BODY and not self._head_used:
+            return None
+        received = fetch.received + self._filled + self._head_used - self._skip
+        return received if self._chunks is None else received + len(self._chunks.data)
 
     def patience(self, limits: Settings) -> tuple[str, float]:
         """Returns what it waits for, as the beginning of an error's text, and for how long it may, in seconds."""
@@ -168,6 +223,8 @@ class Connection(AnswerReceiver):
             return f"{self.site} did not accept a connection", limits.connect_timeout_s
         if self.phase is Phase.HANDSHAKE:
             return f"{self.site} did not go on with the TLS handshake", limits.connect_timeout_s
-        if self.phase is _BODY:
+        if self._payload is not None:
+            return f"{self.site} took nothing more of the request's body", limits.silence_timeout_s
+        if self.phase is _BODY and (self.fetch is None or self.fetch.payload is None):
             return f"{self.site} sent nothing more of the body", limits.silence_timeout_s
         return f"{self.site} did not answer", limits.first_byte_timeout_s

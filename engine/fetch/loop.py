@@ -154,6 +154,7 @@ class FetchLoop:
         if connection is not None:
             self._drop(connection)
         self._forget(fetch)
+        fetch.let_go()
         self._finish(fetch, State.CANCELLED)
         self.start()
 

@@ -110,8 +110,11 @@ class Fetch:
     method = "GET"
     is_exchange = False
     """Whether the whole body goes to private memory."""
-    check: Callable[[ResponseHead, bytes], None] | None = None
-    """As that of an `Exchange`."""
+    payload: memoryview | None = None
+    """What is sent behind the head; only an `Exchange` has any."""
+    check: Callable[[Any], None] | None = None
+    """Of a request whose answer is private: called with it when an answer below 300 is here. What it raises makes a failure of the
+    answer, which is tried again like any other (case N12)."""
 
     def __init__(
         self,
@@ -205,6 +208,9 @@ class Fetch:
         self.checksum = None
         self.end, self.size, self.version = self._asked
 
+    def let_go(self) -> None:
+        """Called when it is given up: keeps nothing of its caller's memory."""
+
     @property
     def missing_space(self) -> int:
         """Bytes that `out` must hold, while the state is WANTS_SPACE."""
@@ -213,28 +219,38 @@ class Fetch:
 
 
 class Exchange(Fetch):
-    """A small request whose whole body comes to private memory: HEAD, LIST, DELETE.
+    """A request whose whole answer comes to private memory: HEAD, LIST, DELETE; and PUT and POST, with their payload.
 
     Args:
-        make: Returns the request's bytes, signed anew at each attempt.
+        make: Returns the request's bytes, signed anew at each attempt; where there is a payload, its head alone.
         max_body_bytes: A longer body is a `ProtocolError`.
+        payload: Contiguous bytes that are sent behind the head, from where they are, at each attempt. Whoever gives them does not change
+            them before the request ends; the head says their length.
 
     Attributes:
         check: Called with an answer below 300; what it raises makes a failure of it, which is tried again like any other (case N12).
     """
 
-    __slots__ = ("check", "make", "max_body_bytes", "method")
+    __slots__ = ("check", "make", "max_body_bytes", "method", "payload")
 
     is_exchange = True
 
     def __init__(
-        self, token: Any, uri: str, wire: Any, method: str, make: Callable[[], bytes], max_body_bytes: int = 64 << 20
+        self,
+        token: Any,
+        uri: str,
+        wire: Any,
+        method: str,
+        make: Callable[[], bytes],
+        max_body_bytes: int = 64 << 20,
+        payload: memoryview | None = None,
     ) -> None:
         super().__init__(token, uri, wire, "")
         self.method = method
         self.check = None
         self.make = make
         self.max_body_bytes = max_body_bytes
+        self.payload = payload
 
     def build(self) -> bytes:
         return self.make()
@@ -242,3 +258,6 @@ class Exchange(Fetch):
     def hand_over(self) -> bool:
         """Whoever made the request must make another one."""
         return False
+
+    def let_go(self) -> None:
+        self.payload = None

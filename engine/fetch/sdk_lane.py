@@ -4,6 +4,7 @@ Rules:
 
 * A thread never touches the memory of an object: it hands over pieces, and the loop copies them to their place. So a request may be
   given up at any moment, and nothing is written late.
+* Nor does it hold what is to be sent: it reads pieces of it from a `Loan` (`loan.py`), which ends with the attempt.
 * What is exact about a read is decided where it always is (`accept.py`): version, range, size, checksum. The SDK only carries bytes.
 * Failures, waits and deadlines are the loop's own.
 """
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from ..errors import InternalError, S3dlioError, StoreTimeoutError, TruncatedBodyError, describe
 from .accept import accept, begin_sum, check_sum
+from .loan import Loan
 from .mailbox import Mailbox
 from .request import Fetch, State
 from .threads import run_in_thread
@@ -61,27 +63,38 @@ class SdkWire(Protocol):
 
 
 class Call(Fetch):
-    """Something else that an SDK does, as a listing or a deletion: `call` runs in a thread, and its result is `result`."""
+    """Something else that an SDK does, as a listing or a deletion: `call` runs in a thread, and its result is `result`.
 
-    __slots__ = ("call", "check", "result")
+    Args:
+        call: Is given a `Loan` of the payload, where there is one; nothing else.
+        payload: What is to be sent. Whoever gives it does not change it before the request ends.
+    """
+
+    __slots__ = ("call", "check", "payload", "result")
 
     is_exchange = True
 
-    def __init__(self, uri: str, wire: Any, call: Callable[[], Any]) -> None:
+    def __init__(self, uri: str, wire: Any, call: Callable[..., Any], payload: memoryview | None = None) -> None:
         super().__init__(None, uri, wire, "")
         self.check = None
         self.call = call
+        self.payload = payload
         self.result: Any = None
+
+    def let_go(self) -> None:
+        self.payload = None
 
 
 class _Job:
     """A request in the lane."""
 
-    __slots__ = ("fetch", "is_busy", "is_over", "left", "skip", "stream")
+    __slots__ = ("fetch", "is_busy", "is_over", "left", "loan", "skip", "stream")
 
     def __init__(self, fetch: Fetch) -> None:
         self.fetch = fetch
         self.stream: Stream | None = None
+        self.loan: Loan | None = None
+        """What the thread may read of the caller's memory."""
         self.skip = 0
         """Bytes to pass over before those that are wanted."""
         self.left = 0
@@ -91,8 +104,10 @@ class _Job:
         self.is_over = False
 
     def end(self) -> None:
-        """Nobody wants more of it. What a thread has, it lets go of itself."""
+        """Nobody wants more of it. What a thread has, it lets go of itself; what it was lent is taken back at once."""
         self.is_over = True
+        if self.loan is not None:
+            self.loan.end()
         if not self.is_busy:
             self.let_go()
 
@@ -144,7 +159,10 @@ class SdkLane:
     def begin(self, fetch: Fetch) -> None:
         """Makes an attempt."""
         job = self._jobs[fetch] = _Job(fetch)
-        if isinstance(fetch, Call):
+        if isinstance(fetch, Call) and fetch.payload is not None:
+            job.loan = Loan(fetch.payload)
+            work = partial(fetch.call, job.loan)
+        elif isinstance(fetch, Call):
             work = fetch.call
         else:
             with_checksum = fetch.wants_checksum and not fetch.received

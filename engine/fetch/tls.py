@@ -5,7 +5,8 @@ Owns the handshake, the contexts and the sessions; everything else is `connectio
 * OpenSSL may hold decrypted bytes that epoll knows nothing of, so an answer is received until there are none (`pending`).
 * An end without a close_notify is an error (`suppress_ragged_eofs=False`): a truncated body must not look like a clean end.
 * A readable socket may hold a session ticket and no answer.
-* There is no scattered read, so head and body come by calls of their own.
+* There is no scattered read or write, so head and body come, and go, by calls of their own; of a payload, so much at a time that others
+  get their turn.
 
 `ssl` is imported with this module, that is when the first https origin is met.
 """
@@ -25,6 +26,10 @@ from .connection import Connection
 
 _MAX_RECORDS = 64
 """Records of one connection that are read in a row: 1 MiB."""
+_PIECE_BYTES = 64 << 10
+"""What is encrypted by one call. After a write that blocked, OpenSSL wants the same bytes again, so pieces begin where the last one ended."""
+_MAX_PIECES = 16
+"""Pieces of a payload that are sent in a row: 1 MiB."""
 _IDLE = Phase.IDLE
 _HEAD = Phase.HEAD
 _BODY = Phase.BODY
@@ -57,6 +62,22 @@ class TlsConnection(Connection):
         if self.phase is _HANDSHAKE:
             self._go_on_with_handshake()
         return super().send()
+
+    def _write(self, head: bytes | memoryview, payload: memoryview) -> int:
+        write = self._tls.send
+        sent = write(head) if head else 0
+        if sent < len(head):
+            return sent
+        done = 0
+        try:
+            for _ in range(_MAX_PIECES):
+                if done == len(payload):
+                    break
+                done += write(payload[done : done + _PIECE_BYTES])
+        except self.would_block:
+            if not sent and not done:
+                raise
+        return sent + done
 
     def _on_connected(self) -> None:
         origin = self.site.origin
@@ -135,20 +156,6 @@ class TlsConnection(Connection):
                 return self._complete()
         self._add_to_sum()
         return False
-
-    def receive_early(self) -> bool:
-        """As `Connection.receive_early`, if it is an answer."""
-        try:
-            num = self.sock.recv_into(self._head)
-        except self.would_block:
-            return False
-        except OSError as error:
-            return self._on_socket_error(error)
-        self._stop_sending()
-        if not num:
-            raise ConnectFailedError(f"{self.site} closed the connection before it answered")
-        self._head_used = num
-        return self._drain(self._read_head(0))
 
     def close(self) -> None:
         if self.num_uses:

@@ -63,8 +63,8 @@ class S3Operations:
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
         payload_hash = hashlib.sha256(data).hexdigest()
-        make = partial(self.wire.put, key, data, payload_hash)
-        yield Exchange(None, self.root + key, self.wire, "PUT", make)
+        make = partial(self.wire.put, key, len(data), payload_hash)
+        yield Exchange(None, self.root + key, self.wire, "PUT", make, payload=data)
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""

@@ -37,6 +37,7 @@ from ..errors import (
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES
 from ..fetch.http1 import ResponseHead, format_range, parse_head
+from ..fetch.loan import Loan
 from ..fetch.sdk_lane import Call, Stream
 from ..text import clean
 from .base import Operation
@@ -95,6 +96,11 @@ class S3SdkWire:
         if options.sse_customer_key is not None:
             reads |= {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": base64.b64decode(options.sse_customer_key)}
         self.setup = _Setup(spec, pays, reads)
+
+    @property
+    def spec(self) -> S3Spec:
+        """Where the bucket is, and who asks now."""
+        return self.setup.spec
 
     def successor(self) -> None:
         """There is no other way."""
@@ -225,14 +231,17 @@ class S3SdkOperations(S3Operations):
         given: dict[str, Any] = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
         done = yield self._call("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given))
         assert isinstance(done, Call)
-        document: bytes = done.result[_DOCUMENT]
+        document: bytes = done.result[DOCUMENT]
         return document
 
     def put(self, key: str, data: memoryview) -> Operation[None]:
         """As `Store.put`."""
-        # A copy, and now: the caller may change it as soon as the call is over, whatever a thread still does.
-        body = bytes(data)
-        yield self._call(key, lambda client: client.put_object(**self.wire.setup.reads, Key=key, Body=body))
+        uri = self.root + key
+
+        def call(loan: Loan) -> Any:
+            return self.wire.request(uri, lambda client: client.put_object(**self.wire.setup.reads, Key=key, Body=cast("Any", loan)))
+
+        yield Call(uri, self.wire, call, data)
 
     def _delete(self, key: str) -> Operation[None]:
         yield self._call(key, lambda client: client.delete_object(**self.wire.setup.pays, Key=key))
@@ -244,13 +253,16 @@ _LIST_ARGUMENTS: Final = {
     "continuation-token": "ContinuationToken",
     "encoding-type": "EncodingType",
 }
-_DOCUMENT: Final = "s3dlio-document"
+DOCUMENT: Final = "s3dlio-document"
+"""Where the document of an answer is among what botocore returns."""
+_DOCUMENTS: Final = ("ListObjectsV2", "DeleteObjects", "CopyObject", "ListBuckets", "ListMultipartUploads")
+"""Operations whose documents are read by the modules that read them on the fast lane."""
 
 
 def _keep_document(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Has a listing's document handed out as it came: botocore reads less carefully than `s3_xml.py`."""
+    """Has a document handed out as it came: botocore reads less carefully than `s3_xml.py`."""
     if response_dict["status_code"] < 300:
-        customized_response_dict[_DOCUMENT] = response_dict["body"]
+        customized_response_dict[DOCUMENT] = response_dict["body"]
         response_dict["body"] = b"<ListBucketResult/>"
 
 
@@ -292,7 +304,8 @@ def _make_client(spec: S3Spec, region: str | None) -> S3Client:
     )
     # botocore's own way to other regions asks where the bucket is, by requests that may be redirected in turn, without end.
     made.meta.events.register_first("needs-retry.s3", _follow_nothing)
-    made.meta.events.register("before-parse.s3.ListObjectsV2", _keep_document)
+    for name in _DOCUMENTS:
+        made.meta.events.register(f"before-parse.s3.{name}", _keep_document)
     return cast("S3Client", made)
 
 

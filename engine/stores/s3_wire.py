@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -75,6 +76,11 @@ class S3Wire:
         if self._successor is not None:
             self._successor.use(msgspec.structs.replace(spec, slow_because=ELSEWHERE))
 
+    @property
+    def spec(self) -> S3Spec:
+        """Where the bucket is, and who asks now."""
+        return self._spec
+
     def _sign(self, method: str, path: str, query: str, payload_hash: str, headers: Headers = ()) -> str:
         signer = self._signer
         lines = signer.sign(method, self._host, path, query, headers, payload_hash)
@@ -111,12 +117,23 @@ class S3Wire:
         length = "Content-Length: 0\r\n" if method == "DELETE" else ""
         return f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode()
 
-    def put(self, key: str, data: memoryview, payload_hash: str) -> bytes:
-        """Returns a request that writes an object; the signature covers its bytes, so the store refuses any others."""
+    def document(
+        self, method: str, key: str = "", params: Iterable[tuple[str, str]] = (), headers: Headers = (), body: bytes = b""
+    ) -> bytes:
+        """Returns a request with headers of its own and a small body, which the signature covers."""
+        path = self._base + encode_key(key)
+        query = encode_query(params)
+        payload_hash = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+        lines = self._sign(method, path, query, payload_hash, headers)
+        target = f"{path}?{query}" if query else path
+        head = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    def put(self, key: str, length: int, payload_hash: str) -> bytes:
+        """Returns the head of a request that writes an object; the signature covers its bytes, so the store refuses any others."""
         path = self._base + encode_key(key)
         lines = self._sign("PUT", path, "", payload_hash)
-        head = f"PUT {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(data)}\r\n\r\n"
-        return b"".join((head.encode(), data))
+        return f"PUT {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {length}\r\n\r\n".encode()
 
     def successor(self) -> Any:
         """As `Wire.successor`: the SDK lane, which finds buckets in other regions."""
