@@ -11,6 +11,7 @@ import binascii
 import difflib
 import os
 import re
+import sys
 import threading
 import tomllib
 import warnings
@@ -59,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_checksums: bool
     fast_lane: bool
     s3_requester_pays: bool
+    size_cache_s: float
     max_decoded_bytes: int
 
 
@@ -70,6 +72,7 @@ _MINIMUM = {
     "max_attempts": 1,
     "max_decoded_bytes": 1,
     "part_bytes": 65536,
+    "size_cache_s": 0,
     "split_above_bytes": 65536,
 }
 _lock = threading.Lock()
@@ -227,7 +230,7 @@ def _convert(source: str, name: str, value: Any) -> Any:
         except msgspec.ValidationError as error:
             raise ConfigurationError(f"{where}: {error}") from None
     # A duration or a count of zero would be a busy loop or a deadlock; only the names in _MINIMUM may be lower than their default says.
-    if not isinstance(found, bool) and (found < _MINIMUM.get(name, 0) or (name.endswith("_s") and found <= 0)):
+    if not isinstance(found, bool) and found < _MINIMUM.get(name, sys.float_info.min if name.endswith("_s") else 0):
         raise ConfigurationError(f"{where}: {value!r} is too small")
     return found
 

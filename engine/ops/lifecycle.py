@@ -8,6 +8,7 @@ import sys
 from ..errors import ConfigurationError
 from ..pool.inline import close_inline
 from ..pool.rooms import close_rooms
+from ..pool.sizes import forget_sizes
 from ..pool.warm import close_warm_pools
 from ..stores.registry import forget_stores
 
@@ -51,3 +52,4 @@ def shutdown() -> None:
     if awaited is not None:
         awaited.close_awaited()
     forget_stores()
+    forget_sizes()

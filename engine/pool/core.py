@@ -26,6 +26,7 @@ from .groups import Member
 from .local_crew import LocalCrew
 from .messages import CancelPart, Command, CredentialsExpired, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
+from .sizes import hint_of
 from .supervisor import Supervisor
 from .wanted import Group, Wanted, check_sendable, facts_of
 
@@ -153,7 +154,7 @@ class Core:
             except S3dlioError as error:
                 self.scheduler.offer_failed(run, uri, error)
             else:
-                offer(run, uri, known[0], key, size, version)
+                offer(run, uri, known[0], key, size, version, hint_of(uri) if size is None else None)
 
     def _find(self, one: Wanted) -> Member:
         """Returns a member of a group, or why there is none."""

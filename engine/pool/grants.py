@@ -144,7 +144,7 @@ class Grants(Ledger):
         """Gives an item a slot, or its error; False if there is no room now."""
         room = item.room
         try:
-            slot = self._slots.allocate(self._guess_bytes if room is None else room)
+            slot = self._slots.allocate(self._guess(item) if room is None else room)
             if slot is None and room is None:
                 slot = self._allocate_rest(item.run)
         except S3dlioError as error:
@@ -156,6 +156,11 @@ class Grants(Ledger):
             return True
         item.slot = slot
         return slot is not None
+
+    def _guess(self, item: Item) -> int:
+        """Returns the room for an item whose size nobody knows. Beyond the cap only a try can tell."""
+        hint = item.hint
+        return self._guess_bytes if hint is None else min(hint, self._slots.cap_bytes)
 
     def _allocate_rest(self, run: Run) -> Slot | None:
         """Views may leave less than the guess, and the object may be small: when nothing else moves, only a try can tell."""
@@ -231,7 +236,7 @@ class Grants(Ledger):
     def _missing_bytes(self, starved: Item) -> int:
         """Returns how much more must be free before `starved` can have its slot."""
         cap = self._slots.cap_bytes
-        room = starved.room if starved.room is not None else self._guess_bytes
+        room = starved.room if starved.room is not None else self._guess(starved)
         return max(1, room) - (cap - self._slots.used_bytes)
 
     def _unpark(self) -> None:

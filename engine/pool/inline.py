@@ -57,6 +57,7 @@ class InlineFetcher:
             fetch.view = self.fetch_one(fetch)
         else:
             with self._borrow(1) as loop:
+                loop.grant = self._rooms.grant
                 _run_to_end(loop, fetch)
         return fetch
 

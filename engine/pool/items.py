@@ -113,6 +113,8 @@ class Item(msgspec.Struct, eq=False):
     """The version where the caller knows it; then another version is an error."""
     room: int | None
     """Bytes the slot must have, once that is known; None for a guess. A hint where `size` is None."""
+    hint: int | None = None
+    """Bytes that it had when somebody looked at it last: a better guess than that of the run."""
     slot: Slot | None = None
     state: ItemState = ItemState.PENDING
     num_parts: int = 0

@@ -16,6 +16,8 @@ from ..config import settings
 from ..errors import InsufficientMemoryError, S3dlioError
 from ..fetch.request import Fetch
 from ..memory.arena import Arena
+from .into import IntoFetch
+from .sizes import hint_of
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -73,9 +75,12 @@ class Rooms:
         """Gives a `ViewFetch` the memory that it misses; what a fetch loop calls.
 
         Raises:
+            ConfigurationError: It has memory of the caller's, and that is not enough.
             InsufficientMemoryError: The machine has not that much.
             PoolClosedError: `close` came.
         """
+        if isinstance(fetch, IntoFetch):
+            fetch.refuse()
         assert isinstance(fetch, ViewFetch)
         with self._lock:
             return self._room(fetch, fetch.missing_space)
@@ -85,7 +90,11 @@ class Rooms:
         guess = self._guess_bytes
         with self._lock:
             for fetch in fetches:
-                num = guess if fetch.size is None else fetch.size
+                num = fetch.size
+                if num is None:
+                    num = hint_of(fetch.uri)
+                    if num is None:
+                        num = guess
                 if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
                     # Where memory is short, the request itself finds out how much it needs, and fails by itself if it must.
                     with suppress(S3dlioError):

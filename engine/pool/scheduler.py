@@ -69,11 +69,20 @@ class Scheduler(Grants):
         self._runs.append(run)
         return run
 
-    def offer(self, run: Run, uri: str, store: int, key: str, size: int | None = None, version: str | None = None) -> None:
-        """Adds the next item of a run."""
+    def offer(
+        self,
+        run: Run,
+        uri: str,
+        store: int,
+        key: str,
+        size: int | None = None,
+        version: str | None = None,
+        hint: int | None = None,
+    ) -> None:
+        """Adds the next item of a run. `hint` is how large it probably is, where nobody knows its size."""
         seq = run.num_offered
         run.num_offered = seq + 1
-        run.pending.append(Item(run, seq, uri, store, key, size, version, size))
+        run.pending.append(Item(run, seq, uri, store, key, size, version, size, hint))
 
     def offer_group(self, run: Run, members: list[Member], stride: int) -> None:
         """Adds the next item of a run, a group. Members may have failed already; one that is known not to fit fails now.
