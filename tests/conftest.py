@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 
 from tests.support.fault_proxy import FaultProxy, Plan
+from tests.support.gcs_server import GcsEndpoint, GcsServer
 from tests.support.leaks import find_leaks, shut_down_engine, standing, take_snapshot
 from tests.support.moto_server import MotoServer
 from tests.support.object_server import ObjectServer
@@ -58,8 +59,11 @@ def no_leaks(request: pytest.FixtureRequest, private_temporary_folder: None) -> 
     """Fails a test that leaves a descriptor, thread, child, /dev/shm entry or socket directory behind.
 
     It comes before every other fixture of the test, so what these open is closed when it looks. After a failure it says nothing:
-    the traceback keeps alive whatever the test held.
+    the traceback keeps alive whatever the test held. Tests on a `site` share what it opened, and are looked at together, at its end.
     """
+    if "site" in request.fixturenames:
+        yield
+        return
     before = take_snapshot()
     yield
     leaks = find_leaks(before)
@@ -68,10 +72,11 @@ def no_leaks(request: pytest.FixtureRequest, private_temporary_folder: None) -> 
 
 
 @pytest.fixture(autouse=True)
-def clean_aws_env(no_leaks: None) -> Iterator[None]:
+def clean_aws_env(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[None]:
     """Hides the developer's AWS and S3DLIO settings, and takes back what a test configured."""
     with pytest.MonkeyPatch.context() as patch:
-        endpoint_env(patch, None)
+        if "site" not in request.fixturenames:
+            endpoint_env(patch, None)
         _forget_settings()
         yield
         _forget_settings()
@@ -120,6 +125,15 @@ def moto_s3(private_temporary_folder: None) -> Iterator[MotoServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def gcs(private_temporary_folder: None) -> Iterator[GcsServer]:
+    """One server of Google's API for the whole run; ask it for `endpoint.new_bucket()`."""
+    with standing():
+        server = GcsServer()
+    with server:
+        yield server
+
+
 @pytest.fixture
 def s3_env(clean_aws_env: None) -> Iterator[Callable[[S3Endpoint | str], None]]:
     """Points the environment at a server: `s3_env(moto_s3.endpoint)`, `s3_env(object_server.url)`.
@@ -128,6 +142,14 @@ def s3_env(clean_aws_env: None) -> Iterator[Callable[[S3Endpoint | str], None]]:
     """
     with pytest.MonkeyPatch.context() as patch:
         yield lambda endpoint: endpoint_env(patch, endpoint)
+        shut_down_engine()
+
+
+@pytest.fixture
+def gcs_env(clean_aws_env: None) -> Iterator[Callable[[GcsEndpoint | str], None]]:
+    """As `s3_env`, for Google's: `gcs_env(gcs.endpoint)`, `gcs_env(scripted_server.url)`."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda endpoint: endpoint_env(patch, GcsEndpoint(endpoint) if isinstance(endpoint, str) else endpoint)
         shut_down_engine()
 
 

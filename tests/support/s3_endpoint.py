@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
 
 _clients: dict[S3Endpoint, S3Client] = {}
 _bucket_numbers = itertools.count(1)
-_FOREIGN_PREFIXES = ("AWS_", "S3DLIO_")
+_FOREIGN_PREFIXES = ("AWS_", "S3DLIO_", "GOOGLE_", "GCLOUD_", "GCS_", "CLOUDSDK_", "GCE_METADATA_", "STORAGE_EMULATOR_")
 _PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+
+
+class Endpoint(Protocol):
+    """A server of any store."""
+
+    def environment(self) -> dict[str, str]:
+        """Returns the variables by which it is found."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,10 @@ def close_clients() -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Returns what stands in place of the developer's own AWS settings: no file, no metadata service."""
+    """Returns what stands in place of the developer's own settings: no file, no metadata service."""
     return {
+        "CLOUDSDK_CONFIG": os.devnull,
+        "NO_GCE_CHECK": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -85,16 +95,16 @@ def clean_environment() -> dict[str, str]:
 
 
 def foreign_variables(env: MutableMapping[str, str]) -> Iterator[str]:
-    """Yields the names in `env` that would change what a test sees: AWS's, s3dlio's, and proxies."""
+    """Yields the names in `env` that would change what a test sees: AWS's, Google's, s3dlio's, and proxies."""
     return (name for name in list(env) if name.startswith(_FOREIGN_PREFIXES) or name.upper() in _PROXY_NAMES)
 
 
-def endpoint_env(env: pytest.MonkeyPatch | MutableMapping[str, str], endpoint: S3Endpoint | str | None) -> None:
-    """Removes all AWS, S3DLIO and proxy variables, and points at `endpoint` where one is given.
+def endpoint_env(env: pytest.MonkeyPatch | MutableMapping[str, str], endpoint: Endpoint | str | None) -> None:
+    """Removes all AWS, Google, S3DLIO and proxy variables, and points at `endpoint` where one is given.
 
     Args:
         env: A monkeypatch (changes `os.environ` until the test ends), or the environment of a child process.
-        endpoint: A server, the URL of one that takes any key, or None for no server and no credentials.
+        endpoint: A server, the URL of one for S3 that takes any key, or None for no server and no credentials.
     """
     server = S3Endpoint(endpoint) if isinstance(endpoint, str) else endpoint
     wanted = clean_environment() | (server.environment() if server else {})
