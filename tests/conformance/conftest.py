@@ -1,34 +1,71 @@
-"""The fixture `place`: each test of this folder runs once on every store."""
+"""The fixtures `site` and `place`: each test of this folder runs once on every store and lane, its verbs called or awaited.
+
+A site stays for all tests of a file, with its bucket, connections and SDK clients, since these cost far more than a test. So it is
+the site that points the environment at its server, and that is held to leave nothing behind.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-import s3dlio
-from tests.conformance.places import Place, file_place, memory_place, s3_place
-from tests.support.s3_endpoint import S3Endpoint
+from tests.conformance.oracles import FolderOracle, MemoryBuckets, S3Buckets
+from tests.conformance.places import Place, Site, bucket_site
+from tests.support.leaks import find_leaks, shut_down_engine, take_snapshot
+from tests.support.s3_endpoint import S3Endpoint, endpoint_env
+
+SITES = [
+    "memory", "memory-await", "file", "file-await", "moto", "moto-await", "moto-sdk", "moto-sdk-await", "rclone", "rclone-await",
+    "rclone-sdk",
+]  # fmt: skip
+"""Name of the store, its lane where that is not the fast one, and `await` where the `_async` forms are meant."""
 
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(params=["memory", "file", "moto", "rclone", "moto-sdk", "rclone-sdk"])
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, s3_env: Callable[[S3Endpoint | str], None]
-) -> Iterator[Place]:
-    """An empty place of one store; the environment points at its server, where it has one."""
-    kind: str = request.param
-    if kind == "memory":
-        yield memory_place(f"conformance-{next(_numbers)}")
-    elif kind == "file":
-        yield file_place(tmp_path)
-    else:
-        server, _, lane = kind.partition("-")
-        s3dlio.configure(fast_lane=False if lane == "sdk" else None)
-        endpoint: S3Endpoint = request.getfixturevalue(f"{server}_s3").endpoint
-        s3_env(endpoint)
-        yield s3_place(server, endpoint)
-    s3dlio.shutdown()
+@pytest.fixture(scope="module", params=SITES)
+def site(
+    request: pytest.FixtureRequest, private_temporary_folder: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A store on one lane, by one form of its verbs."""
+    name, *marks = request.param.split("-")
+    endpoint: S3Endpoint | None = None
+    if name in {"moto", "rclone"}:
+        endpoint = request.getfixturevalue(f"{name}_s3").endpoint
+    num_failed = request.session.testsfailed
+    before = take_snapshot()
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        endpoint_env(patch, endpoint)
+        if "sdk" in marks:
+            patch.setenv("S3DLIO_FAST_LANE", "0")
+        runner = stack.enter_context(asyncio.Runner()) if "await" in marks else None
+        lane = "sdk" if "sdk" in marks else "fast"
+        if name == "memory":
+            yield bucket_site(name, lane, runner, MemoryBuckets(), has_cheap_roots=True)
+        elif endpoint is not None:
+            yield bucket_site(name, lane, runner, S3Buckets(endpoint))
+        else:
+            folder = tmp_path_factory.mktemp(name)
+            yield Site(name, lane, runner, lambda: FolderOracle(_new_folder(folder), name), None, has_cheap_roots=True)
+        shut_down_engine()
+    leaks = find_leaks(before)
+    if leaks and request.session.testsfailed == num_failed:
+        pytest.fail(f"the tests left behind:\n{leaks}", pytrace=False)
+
+
+@pytest.fixture
+def place(site: Site) -> Place:
+    """An empty place of the site."""
+    return site.new_place()
+
+
+def _new_folder(folder: Path) -> Path:
+    new = folder / str(next(_numbers))
+    new.mkdir()
+    return new

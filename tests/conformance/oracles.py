@@ -1,0 +1,229 @@
+"""The independent ways to the objects of each store: boto3, the file system, the dictionary behind `memory://`.
+
+Owns: what a test needs to know of a bucket without asking s3dlio. It never imports a store, but for the dictionary that `memory://` is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tests.support.s3_endpoint import S3Endpoint
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a store says of one object."""
+
+    size: int
+    modified: datetime
+    """With a time zone."""
+    etag: str | None = None
+    """Without quotes; None where the store has none, and s3dlio makes one up."""
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Oracle(Protocol):
+    """One bucket, or one folder, seen without s3dlio."""
+
+    root: str
+    """Ends in `/`; a URI is the root and a key."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Makes an object, over one that is there."""
+
+    def read(self, key: str) -> bytes | None:
+        """Returns the bytes of an object, None where there is none."""
+
+    def delete(self, key: str) -> None:
+        """Takes an object away that is there."""
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Returns all keys that begin with `prefix`, sorted; markers of directories among them, but no directories."""
+
+    def facts(self, key: str) -> Facts:
+        """Returns what the store says of an object that is there."""
+
+    def leftovers(self) -> list[str]:
+        """Returns what unfinished writes left: uploads in parts, temporary files."""
+
+
+class Buckets(Protocol):
+    """All buckets of one store, seen without s3dlio."""
+
+    def uri(self, name: str) -> str:
+        """Returns the root of a bucket, ending in `/`."""
+
+    def names(self) -> set[str]:
+        """Returns the buckets that are there."""
+
+    def create(self, name: str) -> Oracle:
+        """Makes a bucket, or takes the one that is there."""
+
+    def remove(self, name: str) -> None:
+        """Takes an empty bucket away."""
+
+
+def new_name() -> str:
+    """Returns a name that no bucket had before."""
+    return f"bucket-{os.getpid()}-{next(_numbers)}"
+
+
+class FolderOracle:
+    """A folder, by the calls of the operating system."""
+
+    def __init__(self, folder: Path, scheme: str) -> None:
+        self._folder = folder
+        self.root = f"{scheme}://{folder}/"
+
+    def write(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def read(self, key: str) -> bytes | None:
+        path = self._path(key)
+        return path.read_bytes() if path.is_file() else None
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink()
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return [key for key in self._files() if key.startswith(prefix)]
+
+    def facts(self, key: str) -> Facts:
+        found = self._path(key).stat()
+        return Facts(found.st_size, datetime.fromtimestamp(found.st_mtime).astimezone())
+
+    def leftovers(self) -> list[str]:
+        # Whatever nobody named: a test compares `keys` with what it wrote, so a temporary file is seen there.
+        return [key for key in self._files() if ".tmp" in key or ".partial" in key or key.rpartition("/")[2].startswith(".")]
+
+    def has_directory(self, key: str) -> bool:
+        return self._path(key).is_dir()
+
+    def _path(self, key: str) -> Path:
+        # By text: pathlib would take the ends of `a/`, `./a` away.
+        return Path(os.path.join(self._folder, key))
+
+    def _files(self) -> list[str]:
+        below = ((Path(folder) / name for name in names) for folder, _, names in os.walk(self._folder))
+        return sorted(str(path.relative_to(self._folder)) for paths in below for path in paths)
+
+
+class MemoryOracle:
+    """A bucket of this process's memory, as the plain dictionary that it is."""
+
+    def __init__(self, root: str) -> None:
+        from s3dlio.engine.stores.memory import _buckets, _Stored
+
+        self.root = root
+        self._stored = _Stored
+        self._objects: dict[str, Any] = _buckets.setdefault(root, {})
+
+    def write(self, key: str, data: bytes) -> None:
+        self._objects[key] = self._stored(data, f"oracle-{next(_numbers)}", "2026-01-31T12:00:00Z")
+
+    def read(self, key: str) -> bytes | None:
+        found = self._objects.get(key)
+        return None if found is None else found.data
+
+    def delete(self, key: str) -> None:
+        del self._objects[key]
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self._objects if key.startswith(prefix))
+
+    def facts(self, key: str) -> Facts:
+        found = self._objects[key]
+        return Facts(len(found.data), datetime.fromisoformat(found.last_modified))
+
+    def leftovers(self) -> list[str]:
+        return []
+
+
+class MemoryBuckets:
+    """The buckets of this process's memory."""
+
+    def uri(self, name: str) -> str:
+        return f"memory://{name}/"
+
+    def names(self) -> set[str]:
+        from s3dlio.engine.stores.memory import _buckets
+
+        return {root.removeprefix("memory://").removesuffix("/") for root in _buckets}
+
+    def create(self, name: str) -> Oracle:
+        return MemoryOracle(self.uri(name))
+
+    def remove(self, name: str) -> None:
+        from s3dlio.engine.stores.memory import _buckets
+
+        del _buckets[self.uri(name)]
+
+
+class S3Oracle:
+    """A bucket, by boto3."""
+
+    def __init__(self, client: S3Client, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self.root = f"s3://{bucket}/"
+
+    def write(self, key: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=data)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        except self._client.exceptions.NoSuchKey:
+            return None
+
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=key)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        return sorted(found["Key"] for page in pages for found in page.get("Contents", []))
+
+    def facts(self, key: str) -> Facts:
+        found = self._client.head_object(Bucket=self._bucket, Key=key)
+        return Facts(
+            found["ContentLength"], found["LastModified"], found["ETag"].strip('"'), found["ContentType"], found["Metadata"]
+        )
+
+    def leftovers(self) -> list[str]:
+        found = self._client.list_multipart_uploads(Bucket=self._bucket)
+        return [upload["Key"] for upload in found.get("Uploads", [])]
+
+
+class S3Buckets:
+    """The buckets of one S3 server, by boto3."""
+
+    def __init__(self, endpoint: S3Endpoint) -> None:
+        self._client = endpoint.client()
+
+    def uri(self, name: str) -> str:
+        return f"s3://{name}/"
+
+    def names(self) -> set[str]:
+        return {bucket["Name"] for bucket in self._client.list_buckets()["Buckets"]}
+
+    def create(self, name: str) -> Oracle:
+        if name not in self.names():
+            self._client.create_bucket(Bucket=name)
+        return S3Oracle(self._client, name)
+
+    def remove(self, name: str) -> None:
+        self._client.delete_bucket(Bucket=name)
