@@ -1,4 +1,4 @@
-"""URIs as raw text: `scheme://bucket/key`, split by hand.
+"""URIs as raw text: `scheme://bucket/key`, split by hand; of Azure `az://account/container/key`, where the bucket is `account/container`.
 
 A key is any text; `#`, `?`, `%`, `//`, `..` have no meaning in it, and nothing here decodes or normalises it (`urlparse` would).
 Percent-encoding belongs to the wire and stands in `fetch/sigv4.py`.
@@ -19,7 +19,7 @@ MAX_KEY_BYTES = 1024
 
 
 class Uri(NamedTuple):
-    """A URI in three raw pieces. For `file` and `direct` the bucket is empty and the key is the path."""
+    """A URI in three raw pieces. For `file` and `direct` the bucket is empty and the key is the path; for `az` it holds one slash."""
 
     scheme: str
     bucket: str
@@ -40,7 +40,7 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     """Splits `scheme://bucket/key`; a relative file path is made absolute against the working directory.
 
     Raises:
-        InvalidUriError: No scheme, an unknown one, no bucket, or a NUL, or a key that is too long.
+        InvalidUriError: No scheme, an unknown one, no bucket (of Azure, no container), or a NUL, or a key that is too long.
     """
     raw = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not isinstance(raw, str):
@@ -61,6 +61,11 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
         known = ", ".join(sorted(OBJECT_SCHEMES | FILE_SCHEMES))
         raise InvalidUriError(f"unknown scheme {clean(scheme)!r}; s3dlio knows {known}", uri=clean(raw))
     bucket, _, key = rest.partition("/")
+    if scheme == "az":
+        container, _, key = key.partition("/")
+        if not bucket or not container:
+            raise InvalidUriError("az:// needs an account and a container: az://account/container/key", uri=clean(raw))
+        bucket = f"{bucket}/{container}"
     if not bucket:
         raise InvalidUriError(f"{scheme}:// needs a bucket: {scheme}://bucket/key", uri=clean(raw))
     if any(c <= " " or c in "?#%\\\x7f" for c in bucket):
