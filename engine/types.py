@@ -68,3 +68,24 @@ class ListEntry(msgspec.Struct, frozen=True, gc=False):
     @property
     def is_prefix(self) -> bool:
         return self.size is None
+
+
+class Container(msgspec.Struct, frozen=True, gc=False):
+    """One bucket or container of an account."""
+
+    name: str
+    uri: str
+    """What the URIs of its objects begin with: `s3://name/`, `az://account/name/`."""
+    creation_date: str | None = None
+    """ISO-8601, UTC, seconds, as `ObjectInfo.last_modified`; None where the store does not say it."""
+
+
+class PendingUpload(msgspec.Struct, frozen=True, gc=False):
+    """A multipart upload that was begun, and neither completed nor aborted."""
+
+    uri: str
+    """The object that it would become."""
+    key: str
+    upload_id: str
+    begun: str
+    """ISO-8601, UTC, seconds, by the store's clock."""

@@ -13,8 +13,9 @@ from typing import Any
 from ..errors import InternalError, UnsupportedError
 from ..fetch import names
 from ..fetch.threads import end_threads
+from ..types import Container
 from ..uri import FILE_SCHEMES, parse_uri
-from .base import Store
+from .base import Operation, Store
 from .file import FileSpec, FileStore, FileWire
 from .memory import MemoryStore
 from .s3_config import S3Spec
@@ -40,6 +41,10 @@ def locate(uri: Any) -> tuple[Store, str]:
     # the root of their URIs ends in the second of three slashes, and is never what is looked up here.
     slash = uri.find("/", uri.find("://") + 3)
     store = _stores.get(uri[: slash + 1])
+    if store is None and uri.startswith("az://"):
+        # The root of Azure's ends at the container, one slash further on.
+        slash = uri.find("/", slash + 1)
+        store = _stores.get(uri[: slash + 1])
     key_length = len(uri) - slash - 1
     if store is not None and 0 < key_length < 256 and "\0" not in uri:
         return store, uri[slash + 1 :]
@@ -52,8 +57,11 @@ def is_open(uri: Any) -> bool:
     if not isinstance(uri, str):
         return True
     end = uri.find("://") + 3
+    slash = uri.find("/", end)
+    if uri.startswith("az://"):
+        slash = uri.find("/", slash + 1)
     # The root of files has no bucket.
-    return uri[: uri.find("/", end) + 1] in _stores or uri[:end] in _stores
+    return uri[: slash + 1] in _stores or uri[:end] in _stores
 
 
 def open_store(scheme: str, root: str) -> Store:
@@ -81,6 +89,24 @@ def _make(scheme: str, root: str) -> Store:
 
         return S3Store(root)
     raise UnsupportedError(f"{scheme}:// has no store in this version; s3://, file:// and memory:// have", uri=root)
+
+
+def list_containers(uri: str) -> Operation[list[Container]]:
+    """Returns the operation that lists the buckets or containers of an account; the call itself may take as long as credentials do.
+
+    Args:
+        uri: `s3://`, or any URI of the account; where the account stands in the URI, up to there at least.
+
+    Raises:
+        UnsupportedError: The scheme has no such list.
+        ConfigurationError, AuthenticationError: As `locate`.
+    """
+    scheme = uri.partition("://")[0]
+    if scheme == "s3":
+        from .s3 import list_buckets
+
+        return list_buckets()
+    raise UnsupportedError(f"{scheme}:// has no buckets that could be listed", uri=uri)
 
 
 def open_wire(spec: Spec) -> Any:

@@ -6,19 +6,27 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import AuthenticationError, BucketElsewhereError, ProtocolError, S3dlioError
-from ..types import ListEntry, ObjectInfo
-from .base import Listing, Operation
+from ..errors import (
+    AlreadyExistsError,
+    AuthenticationError,
+    BucketElsewhereError,
+    PermissionDeniedError,
+    ProtocolError,
+    RequestRejectedError,
+    S3dlioError,
+)
+from ..types import Container, ListEntry, ObjectInfo, PendingUpload
+from .base import Listing, Operation, Store
 from .renewal import Renewal
-from .s3_config import resolve_bucket
-from .s3_ops import S3Operations
+from .s3_config import S3Spec, resolve_bucket
+from .s3_rare import MAX_COPY_BYTES, MAX_DELETE_KEYS, S3RareOperations
 from .s3_wire import ELSEWHERE, S3Wire
 from .s3_xml import ListPage
 
@@ -29,22 +37,25 @@ _here: weakref.WeakSet[S3Store] = weakref.WeakSet()
 
 
 class S3Store:
-    """One bucket."""
+    """One bucket; or, under the root `s3://`, the account, which can only list its buckets."""
+
+    max_delete_keys = MAX_DELETE_KEYS
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
         self.spec = resolve_bucket(self.bucket)
         self.wire: Any
-        self._lane: S3Operations
+        self._lane: S3RareOperations
         if self.spec.slow_because is None:
             self.wire = S3Wire(self.spec, self.renew, self.expire)
-            self._lane = S3Operations(root, self.wire)
+            self._lane = S3RareOperations(root, self.wire)
         else:
-            from .s3_sdk import S3SdkOperations, S3SdkWire
+            from .s3_rare_sdk import S3RareSdkOperations
+            from .s3_sdk import S3SdkWire
 
             self.wire = S3SdkWire(self.spec, self.renew, self.expire)
-            self._lane = S3SdkOperations(root, self.wire)
+            self._lane = S3RareSdkOperations(root, self.wire)
         self._moving = threading.Lock()
         self._renewal = Renewal(self.spec.expires_at_s, _now_s())
         self._renewing = threading.Lock()
@@ -102,16 +113,16 @@ class S3Store:
         finally:
             self._renewing.release()
 
-    def _lane_after(self, refused: S3Operations) -> S3Operations | None:
+    def _lane_after(self, refused: S3RareOperations) -> S3RareOperations | None:
         """Returns the lane to try after one that says that the bucket is elsewhere, or None; workers are told of it too."""
         with self._moving:
             wire = None if refused.is_slow else self.wire.successor()
             if wire is None:
                 return None
             if self._lane is refused:
-                from .s3_sdk import S3SdkOperations
+                from .s3_rare_sdk import S3RareSdkOperations
 
-                self._lane = S3SdkOperations(self.root, wire)
+                self._lane = S3RareSdkOperations(self.root, wire)
                 self.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
             return self._lane
 
@@ -147,7 +158,64 @@ class S3Store:
         """As `Store.delete`."""
         return self._by_lane(lambda lane: lane.delete(key))
 
-    def _by_lane(self, begin: Callable[[S3Operations], Operation[T]]) -> Operation[T]:
+    def delete_many(self, keys: Sequence[str]) -> Operation[list[S3dlioError | None]]:
+        """As `Store.delete_many`, by DeleteObjects."""
+        return self._by_lane(lambda lane: lane.delete_many(keys))
+
+    def copy(self, key: str, source: Store, source_key: str) -> Operation[bool]:
+        """As `Store.copy`, by CopyObject, within and between buckets that the same identity reaches at the same endpoint."""
+        if not isinstance(source, S3Store) or not _are_neighbours(self.spec, source.spec):
+            return False
+        if source.bucket == self.bucket and source_key == key:
+            # S3 refuses to copy an object to itself; all there is to find out is whether it is there.
+            yield from self.stat(key)
+            return True
+        try:
+            yield from self._by_lane(lambda lane: lane.copy(key, source.bucket, source_key))
+        except RequestRejectedError:
+            # That it is too long for one request is told by a code that says much else too.
+            if (yield from source.stat(source_key)).size <= MAX_COPY_BYTES:
+                raise
+            return False
+        return True
+
+    def make_prefix(self, key: str) -> Operation[None]:
+        """As `Store.make_prefix`; of the empty key the bucket is asked for, and nothing is made."""
+        if key:
+            yield from self.put(key if key.endswith("/") else key + "/", memoryview(b""))
+        else:
+            yield from self._by_lane(partial(_list_page, prefix="", recursive=False, token=None))
+
+    def create_bucket(self) -> Operation[None]:
+        """As `Store.create_bucket`, in the region that is configured."""
+        try:
+            yield from self._by_lane(lambda lane: lane.create_bucket())
+        except AlreadyExistsError:
+            # Some servers say this of one's own bucket too.
+            try:
+                ours = yield from list_buckets()
+            except PermissionDeniedError:
+                ours = []
+            if all(bucket.uri != self.root for bucket in ours):
+                raise
+
+    def delete_bucket(self) -> Operation[None]:
+        """As `Store.delete_bucket`."""
+        return self._by_lane(lambda lane: lane.delete_bucket())
+
+    def list_buckets(self) -> Operation[list[Container]]:
+        """Returns the buckets of the account; the root is `s3://`."""
+        return self._by_lane(lambda lane: lane.list_buckets())
+
+    def list_uploads(self, prefix: str) -> Operation[list[PendingUpload]]:
+        """Returns the multipart uploads below a raw text prefix that were begun and not ended, by anybody."""
+        return self._by_lane(lambda lane: lane.list_uploads(prefix))
+
+    def abort_upload(self, upload: PendingUpload) -> Operation[None]:
+        """Throws the parts of an upload away; one that has ended is no error."""
+        return self._by_lane(lambda lane: lane.abort_upload(upload.key, upload.upload_id))
+
+    def _by_lane(self, begin: Callable[[S3RareOperations], Operation[T]]) -> Operation[T]:
         lane = self._lane
         try:
             return (yield from begin(lane))
@@ -158,7 +226,23 @@ class S3Store:
         return (yield from begin(other))
 
 
-def _list_page(lane: S3Operations, prefix: str, recursive: bool, token: str | None) -> Operation[ListPage]:
+def list_buckets() -> Operation[list[Container]]:
+    """As `registry.list_containers`, of S3."""
+    return S3Store("s3://").list_buckets()
+
+
+def _are_neighbours(one: S3Spec, other: S3Spec) -> bool:
+    """Whether two buckets are at the same endpoint, and asked by the same identity.
+
+    Short-lived keys differ from bucket to bucket, since each is opened at its time.
+    """
+    assert one.sdk is not None
+    assert other.sdk is not None
+    is_same = one.access_key == other.access_key or (one.source == other.source and None not in (one.expires_at_s, other.expires_at_s))
+    return is_same and (one.sdk.endpoint_url, one.scheme) == (other.sdk.endpoint_url, other.scheme)
+
+
+def _list_page(lane: S3RareOperations, prefix: str, recursive: bool, token: str | None) -> Operation[ListPage]:
     return lane.list_page(prefix, recursive, token)
 
 

@@ -19,6 +19,7 @@ import logging
 import os
 import stat
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
@@ -158,14 +159,14 @@ def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
     May ask the network for credentials (roles, SSO), within botocore's own timeouts.
 
     Args:
-        bucket: Its name, or an ARN.
+        bucket: Its name, or an ARN; empty for the account, which has a list of its buckets.
         anew: Whether credentials that should still last are asked for again: the store says that they do not.
 
     Raises:
         AuthenticationError: Credentials are configured, but incomplete or not to be had.
         ConfigurationError: A profile, a region or an endpoint makes no sense, or no bucket can have this name.
     """
-    root = f"s3://{bucket}/"
+    root = f"s3://{bucket}/" if bucket else "s3://"
     chain = _chain
     with chain.lock, translated_errors(root):
         session = (None if anew else chain.session) or _new_session(chain)
@@ -320,8 +321,16 @@ def _nowhere(url: str) -> Place:
     return Place(url.partition(":")[0], "", 0, "", "", "")
 
 
+class _NoBody(io.BytesIO):
+    """A body as botocore reads it, streaming or not."""
+
+    def stream(self) -> Iterator[bytes]:
+        """Yields nothing."""
+        return iter(())
+
+
 def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple[str, str]:
-    """Returns URL and Authorization header of a GET of the key `k`, as botocore would send it.
+    """Returns URL and Authorization header of a GET of the key `k`, or of the list of buckets, as botocore would send it.
 
     A presigned URL would be simpler and is wrong: botocore presigns for the global endpoint whatever the region is.
     """
@@ -334,7 +343,7 @@ def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple
         authorization = request.headers.get("Authorization", "")
         text = authorization.decode("ascii") if isinstance(authorization, bytes) else authorization
         prepared.append((request.url, text))
-        return AWSResponse(request.url, 200, HTTPHeaders(), io.BytesIO())
+        return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
 
     # Keys that are no secret: what is signed here is looked at and thrown away.
     placeholder = "none"
@@ -342,8 +351,11 @@ def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple
         "s3", region_name=region, aws_access_key_id=placeholder, aws_secret_access_key=placeholder
     )
     client = cast("S3Client", made)
-    client.meta.events.register("before-send.s3.GetObject", answer)
-    client.get_object(Bucket=bucket, Key="k")
+    client.meta.events.register("before-send.s3", answer)
+    if bucket:
+        client.get_object(Bucket=bucket, Key="k")
+    else:
+        client.list_buckets()
     return prepared[0]
 
 

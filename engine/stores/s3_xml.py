@@ -25,6 +25,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 
 from ..errors import (
+    AlreadyExistsError,
     BucketElsewhereError,
     ExpiredCredentialsError,
     InvalidRangeError,
@@ -72,14 +73,7 @@ def parse_list_page(body: bytes, bucket_root: str) -> ListPage:
     Source: API reference, ListObjectsV2. `EncodingType` says whether keys are percent-encoded, not what the request asked for: some
     servers ignore the parameter. Within it a space is `+` (S3) or `%20` (moto), a plus is `%2B`.
     """
-    root = _parse_document(body)
-    space = root.tag[: root.tag.rfind("}") + 1]
-    if root.tag != space + "ListBucketResult":
-        if root.tag == space + "Error":
-            raise error_from_response(200, {}, body, bucket_root, 1)
-        raise ProtocolError(
-            f"the answer to a listing is a <{clean(root.tag[len(space) :][:80])}> document", uri=bucket_root
-        )
+    root, space = open_document(body, "ListBucketResult", bucket_root)
     is_encoded = root.findtext(space + "EncodingType") == "url"
     try:
         entries = _read_entries(root, space, bucket_root, is_encoded)
@@ -89,13 +83,30 @@ def parse_list_page(body: bytes, bucket_root: str) -> ListPage:
     return ListPage(entries, prefixes, _read_token(root, space, bucket_root))
 
 
+def open_document(body: bytes, name: str, uri: str) -> tuple[ET.Element, str]:
+    """Returns the root of an answer that must be a `<name>` document, and what stands before the names of its elements.
+
+    Raises:
+        ProtocolError: It is no such document. Retryable.
+        S3dlioError: It is an `<Error>` under status 200, as the class that its code calls for.
+    """
+    root = _parse_document(body)
+    space = root.tag[: root.tag.rfind("}") + 1]
+    if root.tag != space + name:
+        if root.tag == space + "Error":
+            raise error_from_response(200, {}, body, uri, 1)
+        raise ProtocolError(f"the answer is a <{clean(root.tag[len(space) :][:80])}> document, not a <{name}>", uri=uri)
+    return root, space
+
+
 def _parse_document(body: bytes) -> ET.Element:
     # A UTF-16 document without a byte order mark is valid UTF-8, but full of NULs, which XML forbids.
     if b"<!DOCTYPE" in body or b"<!ENTITY" in body or b"\0" in body:
         raise ProtocolError("the answer is an XML document with a DTD or NULs; S3 sends neither")
     try:
         # Text, not bytes: then the parser ignores the encoding that the document declares, and sees what was searched above.
-        return ET.fromstring(body.decode("utf-8"))  # noqa: S314 (no DTD, so no entities)
+        # While an operation lasts, S3 sends spaces, which XML does not allow in front.
+        return ET.fromstring(body.decode("utf-8").lstrip())  # noqa: S314 (no DTD, so no entities)
     except UnicodeDecodeError:
         raise ProtocolError("the answer is not XML in UTF-8") from None
     except ET.ParseError as error:
@@ -117,7 +128,7 @@ def _read_entries(root: ET.Element, space: str, bucket_root: str, is_encoded: bo
         if is_encoded and ("%" in key or "+" in key):
             key = unquote_plus(key, errors="strict")
         version = unquote_etag(etag) or None if etag else None
-        entries.append(ListEntry(bucket_root + key, size, version, _normalise_time(modified) if modified else None))
+        entries.append(ListEntry(bucket_root + key, size, version, normalise_time(modified) if modified else None))
     return entries
 
 
@@ -141,7 +152,7 @@ def _read_token(root: ET.Element, space: str, bucket_root: str) -> str | None:
     return token or None
 
 
-def _normalise_time(text: str) -> str:
+def normalise_time(text: str) -> str:
     """Returns ISO-8601 in UTC and seconds; ValueError if `text` is no time."""
     if text.endswith("Z") and (len(text) == 20 or text[19] == "."):
         return text[:19] + "Z"
@@ -194,6 +205,8 @@ _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
     "ExpiredTokenException": ExpiredCredentialsError,
     "TokenRefreshRequired": ExpiredCredentialsError,
     "InvalidToken": PermissionDeniedError,
+    "BucketAlreadyExists": AlreadyExistsError,
+    "OperationAborted": ServerError,
     "InternalError": ServerError,
     "RequestTimeout": ServerError,
     "SlowDown": ThrottledError,
