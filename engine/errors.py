@@ -175,6 +175,10 @@ class InvalidUriError(ConfigurationError):
     """The text is not a URI of a scheme that s3dlio knows."""
 
 
+class UnsafeNameError(S3dlioError, ValueError):
+    """The key can be no file below the directory that is written to: it has `..`, a leading `/`, a control character or the like."""
+
+
 class InvalidRangeError(S3dlioError, ValueError):
     """The byte range begins beyond the end of the object."""
 
@@ -185,6 +189,14 @@ class MissingExtraError(S3dlioError, ImportError):
 
 class UnsupportedError(S3dlioError, OSError):
     """This platform or store cannot do what was asked, and will not do something else instead."""
+
+
+class DirectIOUnsupportedError(UnsupportedError):
+    """The file system does not read or write this file past the page cache (`direct://`), and nothing was done through it."""
+
+
+class NoSpaceError(S3dlioError, OSError):
+    """The file system has no room for what was to be written; the text says how much there is."""
 
 
 class ViewsHeldError(S3dlioError, MemoryError):
