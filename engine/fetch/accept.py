@@ -2,8 +2,8 @@
 
 Every object body passes `accept` before one byte of it is stored. What it refuses:
 
-* another version than the pinned one, or none (`ObjectChangedError`), compared by ETag always, whether or not the server honoured
-  `If-Match`;
+* another version than the pinned one, or none (`ObjectChangedError`), compared by ETag or generation always, whether or not the server
+  honoured a condition;
 * another size than the listed one (`ObjectChangedError`);
 * another range than the one asked for, a `206` without `Content-Range`, lengths that contradict each other (`ProtocolError`).
 
@@ -38,7 +38,7 @@ def accept_whole(fetch: Fetch, head: ResponseHead) -> bool:
         return False
     if head.status != 200 or head.has_range or head.length is None:
         return False
-    fetch.version = head.etag
+    fetch.version = head.version
     fetch.size = fetch.end = head.length
     return True
 
@@ -84,13 +84,16 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
 
 
 def _check_version(fetch: Fetch, head: ResponseHead) -> None:
-    etag = head.etag
+    found = head.version
     if fetch.version is None:
-        fetch.version = etag
-    elif etag is None:
-        raise ObjectChangedError(f"the answer names no version, and {fetch.version!r} was being read")
-    elif fetch.version != etag and fetch.version.removeprefix("W/") != etag.removeprefix("W/"):
-        raise ObjectChangedError(f"the object changed: its version is {etag!r} now, {fetch.version!r} was being read")
+        fetch.version = found
+    elif found is None:
+        if fetch.received or not getattr(fetch.wire, "is_unversioned", False):
+            raise ObjectChangedError(f"the answer names no version, and {fetch.version!r} was being read")
+        # So nothing can be resumed.
+        fetch.version = None
+    elif fetch.version != found and fetch.version.removeprefix("W/") != found.removeprefix("W/"):
+        raise ObjectChangedError(f"the object changed: its version is {found!r} now, {fetch.version!r} was being read")
 
 
 def _check_range(

@@ -5,11 +5,13 @@ Rules:
 * Only a checksum of the whole object counts. A composite one (of the checksums of an upload's parts), one of another kind than the
   three below, one that is given twice or makes no sense, is passed over: the object is then "unverified", which is counted and is no
   error. An ETag is never taken for a checksum.
+* Google's `x-goog-hash` is of the whole object always, of one composed of others too, and of what is stored, not of what a transcoder
+  makes of it; it is one header with a list, or one header for each sum.
 * Bytes are summed where they lie, while they are still in the processor's cache, and never after they were handed out.
 
 awscrt sums CRC32C and CRC64NVME at 24 GB/s; it is imported at the first checksum that needs it (40 ms).
 
-Source: "Checking object integrity", Amazon S3 User Guide.
+Source: "Checking object integrity", Amazon S3 User Guide; "Hashes and ETags", Google Cloud Storage.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from ..errors import ChecksumMismatchError
 _PREFIX: Final = b"\r\nx-amz-checksum-"
 _NUM_BYTES: Final = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
 _is_composite: Final = re.compile(rb"\r\nx-amz-checksum-type:[ \t]*composite").search
+_GOOGLE: Final = b"\r\nx-goog-hash:"
+_google_crc32c: Final = re.compile(rb"\r\nx-goog-hash:(?:[^\r\n]*[ \t,])?crc32c=([^\r\n, \t]*)").finditer
 _CHUNK_BYTES: Final = 256 << 10
 """What is summed at once of a large object: it is still in the cache then, and the call costs nothing beside it."""
 
@@ -45,18 +49,31 @@ def find_checksum(raw: bytes, lower: bytes) -> Checksum | None:
         raw: The head.
         lower: The same in lower case.
     """
-    if _PREFIX not in lower or _is_composite(lower):
+    if _PREFIX not in lower:
+        return _read(raw, _find_google(lower), "crc32c") if _GOOGLE in lower else None
+    if _is_composite(lower):
         return None
     for algorithm in _NUM_BYTES:
-        span = find_value(raw, lower, algorithm)
-        value = None if span is None else decode(algorithm, raw[span[0] : span[1]])
-        if value is not None:
-            return Checksum(algorithm, value)
+        found = _read(raw, find_value(raw, lower, algorithm), algorithm)
+        if found is not None:
+            return found
     return None
+
+
+def _read(raw: bytes, span: tuple[int, int] | None, algorithm: str) -> Checksum | None:
+    value = None if span is None else decode(algorithm, raw[span[0] : span[1]])
+    return None if value is None else Checksum(algorithm, value)
+
+
+def _find_google(lower: bytes) -> tuple[int, int] | None:
+    found = list(_google_crc32c(lower))
+    return found[0].span(1) if len(found) == 1 else None
 
 
 def find_value(raw: bytes, lower: bytes, algorithm: str) -> tuple[int, int] | None:
     """Returns where the value of a checksum stands in a head, if it is given once."""
+    if _PREFIX not in lower:
+        return _find_google(lower) if algorithm == "crc32c" else None
     name = b"%b%b:" % (_PREFIX, algorithm.encode())
     line = lower.find(name)
     if line < 0 or lower.count(name) != 1:

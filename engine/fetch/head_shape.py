@@ -13,23 +13,28 @@ from typing import Final
 from .checksums import Checksum, decode, find_value
 from .http1 import ResponseHead
 
-_FREE: Final = (b"date", b"last-modified", b"x-amz-request-id", b"x-amz-id-2")
+_FREE: Final = (
+    b"date", b"last-modified", b"x-amz-request-id", b"x-amz-id-2", b"expires", b"x-guploader-uploadid", b"x-goog-stored-content-length"
+)  # fmt: skip
 """Headers whose values neither frame a body nor say what it is."""
 
+_md5: Final = re.compile(rb"\r\nx-goog-hash:(?:[^\r\n]*[ \t,])?md5=([^\r\n, \t]+)").search
 _Span = tuple[int, int]
 
 
 class HeadShape:
     """What one head has in common with those that may be expected after it."""
 
-    __slots__ = ("_checksum_group", "_etag_group", "_head", "_length_group", "_match")
+    __slots__ = ("_checksum_group", "_etag_group", "_generation_group", "_head", "_length_group", "_match")
 
     def __init__(self, head: ResponseHead) -> None:
         raw = head.raw
         lower = raw.lower()
         length, etag = _digits_of(raw, lower), _inner_etag(raw, lower)
         checksum = None if head.checksum is None else find_value(raw, lower, head.checksum.algorithm)
+        generation, md5 = _value_of(raw, lower, b"x-goog-generation"), _md5(lower)
         spans = {_value_of(raw, lower, name): b"[ -~]{%d}" for name in _FREE}
+        spans |= {generation: b"([0-9]{%d})", None if md5 is None else md5.span(1): b"[0-9A-Za-z+/=]{%d}"}
         spans |= {length: b"([0-9]{%d})", etag: b"([ !#-~]{%d})", checksum: b"([0-9A-Za-z+/=]{%d})"}
         pattern, at = [], 0
         for start, end in sorted(span for span in spans if span is not None):
@@ -38,9 +43,9 @@ class HeadShape:
         pattern.append(re.escape(raw[at:]))
         self._head = head
         self._match = re.compile(b"".join(pattern)).fullmatch
-        groups = sorted(span for span in (length, etag, checksum) if span is not None)
-        self._length_group, self._etag_group, self._checksum_group = (
-            groups.index(span) + 1 if span else 0 for span in (length, etag, checksum)
+        groups = sorted(span for span in (length, etag, checksum, generation) if span is not None)
+        self._length_group, self._etag_group, self._checksum_group, self._generation_group = (
+            groups.index(span) + 1 if span else 0 for span in (length, etag, checksum, generation)
         )
 
     def match(self, raw: bytes) -> ResponseHead | None:
@@ -57,7 +62,8 @@ class HeadShape:
             if value is None:
                 return None
             checksum = Checksum(checksum.algorithm, value)
-        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent, checksum)
+        generation = found[self._generation_group].decode() if self._generation_group else known.generation
+        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent, checksum, generation)
 
 
 def _value_of(raw: bytes, lower: bytes, name: bytes) -> _Span | None:

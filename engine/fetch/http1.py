@@ -58,6 +58,13 @@ class ResponseHead(msgspec.Struct, gc=False):
     """Whether the connection may be used again after this response."""
     checksum: Checksum | None = None
     """Of the whole object, where the head gives one."""
+    generation: str | None = None
+    """Of the object, where the store is Google's."""
+
+    @property
+    def version(self) -> str | None:
+        """What names the version of the object: its generation, or its ETag. An ETag of Google's may be that of several generations."""
+        return self.etag if self.generation is None else self.generation
 
     def get(self, name: bytes) -> str | None:
         """Returns a header's value as text (latin-1, RFC 9110 §5.5), or None. `name` is in lowercase."""
@@ -119,6 +126,7 @@ def parse_head(raw: bytes) -> ResponseHead:
     lower = raw.lower()
     length = _find(raw, lower, b"\r\ncontent-length:")
     etag = _find(raw, lower, b"\r\netag:")
+    generation = _find(raw, lower, b"\r\nx-goog-generation:")
     is_persistent = (raw.startswith(b"HTTP/1.1") and b"close" not in lower) or _may_persist(raw, lower)
     return ResponseHead(
         raw,
@@ -129,6 +137,7 @@ def parse_head(raw: bytes) -> ResponseHead:
         b"\r\ncontent-range:" in lower,
         is_persistent,
         find_checksum(raw, lower),
+        None if generation is None else generation.decode("latin-1"),
     )
 
 

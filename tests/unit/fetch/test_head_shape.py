@@ -99,3 +99,47 @@ def test_a_header_without_a_space_frees_nothing_of_another_line(line: bytes) -> 
     for status in (b"206", b"404", b"503"):
         assert shape.match(raw.replace(b"200", status)) is None
     assert shape.match(changed(raw, (b"Content-Length: 5", b"Content-Range:  5"))) is None
+
+
+GOOGLE = (
+    b"HTTP/1.1 200 OK\r\nX-GUploader-UploadID: ABPtcPqkLq0\r\nX-Goog-Generation: 1796069152927964570\r\nX-Goog-Metageneration: 1\r\n"
+    b"X-Goog-Hash: crc32c=mxVdmA==,md5=l6t9QUoN9ROK/Ih+50oK/w==\r\nX-Goog-Stored-Content-Length: 76800\r\nContent-Length: 76800\r\n"
+    b"Date: Mon, 30 Nov 2026 20:05:52 GMT\r\nExpires: Mon, 30 Nov 2026 20:05:52 GMT\r\n"
+    b'ETag: "CJqqo8vK8JgDEAE="\r\nServer: UploadServer\r\n\r\n'
+)
+
+
+def test_a_head_of_googles_is_recognised_with_another_generation_and_other_sums() -> None:
+    other = changed(
+        GOOGLE,
+        (b"927964570", b"927964571"), (b"mxVdmA==", b"nxVdmA=="), (b"l6t9", b"m6t9"), (b"Content-Length: 76800\r\nDate", b"Content-Length: 76801\r\nDate"),
+        (b"Content-Length: 76800\r\nContent", b"Content-Length: 76801\r\nContent"), (b"CJqq", b"DJqq"), (b"Lq0", b"Mq0"), (b"Expires: Mon", b"Expires: Tue"),
+    )  # fmt: skip
+    found = HeadShape(parse_head(GOOGLE)).match(other)
+    assert found == parse_head(other)
+    assert found is not None
+    assert (found.version, found.length) == ("1796069152927964571", 76801)
+    assert found.checksum is not None
+    assert found.checksum != parse_head(GOOGLE).checksum
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X-Goog-Hash: crc32c=mxVdmA==,md5=l6t9QUoN9ROK/Ih+50oK/w==", b"x-goog-hash: md5=l6t9QUoN9ROK/Ih+50oK/w==, crc32c=mxVdmA==",
+        b"x-goog-hash: crc32c=mxVdmA==\r\nx-goog-hash: md5=l6t9QUoN9ROK/Ih+50oK/w==", b"x-goog-hash:crc32c=mxVdmA==",
+    ],
+)  # fmt: skip
+def test_googles_crc32c_is_found_however_its_hashes_are_listed(lines: bytes) -> None:
+    assert parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%b\r\n\r\n" % lines).checksum == ("crc32c", 0x9B155D98)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"x-goog-hash: md5=l6t9QUoN9ROK/Ih+50oK/w==", b"x-goog-hash: crc32c=mxVd", b"x-goog-hash: xcrc32c=mxVdmA==",
+        b"x-goog-hash: crc32c=mxVdmA==\r\nx-goog-hash: crc32c=nxVdmA==", b"x-other: crc32c=mxVdmA==",
+    ],
+)  # fmt: skip
+def test_a_sum_that_is_missing_senseless_or_given_twice_is_none(lines: bytes) -> None:
+    assert parse_head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n%b\r\n\r\n" % lines).checksum is None
