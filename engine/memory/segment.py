@@ -234,10 +234,19 @@ def open_unnamed() -> int:
 
 
 def fix_size(fd: int, size: int) -> None:
-    """Gives a file of `open_unnamed` its size, for good: nobody can change it after this, where the file takes seals."""
+    """Gives a file of `open_unnamed` its size, for good: nobody can change it after this, where the file takes seals.
+
+    Raises:
+        UnsupportedError: This process may have no files of that size (`ulimit -f`), and shared memory is such a file.
+    """
     import fcntl
 
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise UnsupportedError(f"shared memory of {size} bytes needs files of that size to be allowed; see ulimit -f") from error
     # A file in /dev/shm takes none; nobody else has its descriptor.
     with suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)

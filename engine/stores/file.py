@@ -1,118 +1,34 @@
-"""`file://`: local files, read by `preadv` straight into the slot.
+"""`file://`: local files. What is looked up, listed, written and deleted; they are read by `file_wire.py`, written by `file_write.py`.
 
-A version is `size-mtime_ns-inode`, taken when the file is opened and compared again after the read: a file that changes under a read is
-`ObjectChangedError`, never a mixture. Writes go to a temporary file beside the target, then fsync and rename, so that a reader sees the
-old file or the new one. Directories named in a URI are directories, not text prefixes.
+Directories named in a URI are directories, not text prefixes: a key that ends in `/` is one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat as stat_module
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-import msgspec
-
-from ..errors import (
-    InvalidUriError,
-    IsADirectoryUriError,
-    NotFoundError,
-    ObjectChangedError,
-    PermissionDeniedError,
-    RequestRejectedError,
-    S3dlioError,
-    UnsupportedError,
-)
-from ..fetch.request import Fetch, State
+from ..errors import InternalError, S3dlioError, UnsupportedError
 from ..types import ListEntry, ObjectInfo
-from .base import Listing, at_once, check_local_range
+from .base import Listing, Store, at_once
+from .file_wire import FileSpec, FileWire, check_regular, errors_named, version_of
+from .file_write import NewFile, copy_file, is_temporary, make_directories
 
 _PAGE_ENTRIES: Final = 1000
-_CLASSES: Final[dict[int, type[S3dlioError]]] = {
-    errno.ENOENT: NotFoundError,
-    errno.ENOTDIR: NotFoundError,
-    errno.EACCES: PermissionDeniedError,
-    errno.EPERM: PermissionDeniedError,
-    errno.EISDIR: IsADirectoryUriError,
-}
-
-
-_PIECE_BYTES: Final = 8 << 20
-"""What is read at once: 0.1 s of a slow disk."""
-
-
-class FileSpec(msgspec.Struct, frozen=True, array_like=True, tag="file"):
-    """What a worker needs to read local files: nothing but the root of their URIs."""
-
-    root: str = "file://"
-
-
-class FileWire:
-    """Reads files into slots."""
-
-    is_local = True
-
-    def use(self, spec: FileSpec) -> None:
-        """There is nothing in a spec of files that changes."""
-
-    def read(self, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
-        """As `LocalWire.read`.
-
-        Raises:
-            NotFoundError, PermissionDeniedError, IsADirectoryUriError: As the file system says.
-            ObjectChangedError: The file is not the pinned version, or changed while it was read.
-            InvalidRangeError: The range begins beyond the end.
-        """
-        with _errors_named(fetch.uri):
-            # O_NONBLOCK: opening a FIFO must not wait for its writer.
-            fd = os.open(fetch.key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            try:
-                self._read(fd, fetch, grant)
-            finally:
-                os.close(fd)
-
-    def _read(self, fd: int, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
-        found = os.fstat(fd)
-        _check_regular(found, fetch.uri)
-        version = _version(found)
-        if fetch.version not in (None, version) or fetch.size not in (None, found.st_size):
-            raise ObjectChangedError(f"the file is not the version {fetch.version or fetch.size} that was listed", uri=fetch.uri)
-        fetch.end = check_local_range(found.st_size, fetch.start, fetch.end, fetch.uri)
-        fetch.size, fetch.version = found.st_size, version
-        num = fetch.missing_space
-        if num > (0 if fetch.out is None else len(fetch.out)):
-            fetch.out = grant(fetch)
-            if fetch.out is None:
-                fetch.state = State.WANTS_SPACE
-                return
-        begin = fetch.received
-        stop = min(num, begin + _PIECE_BYTES)
-        if begin < stop:
-            assert fetch.out is not None
-            _fill(fd, fetch.out[begin:stop], fetch.start + begin)
-            if _version(os.fstat(fd)) != version:
-                raise ObjectChangedError("the file changed while it was read", uri=fetch.uri)
-        fetch.received = stop
-
-
-def _fill(fd: int, out: memoryview, offset: int) -> None:
-    """Reads exactly `len(out)` bytes from `offset`; the kernel may return fewer than asked (2 GiB at most)."""
-    done = 0
-    while done < len(out):
-        num = os.preadv(fd, [out[done:]], offset + done)
-        if not num:
-            raise ObjectChangedError(f"the file ended at byte {offset + done} while it was read")
-        done += num
 
 
 class FileStore:
     """The local file system as a store."""
 
     root = "file://"
+    max_put_bytes = sys.maxsize
+    max_delete_keys = 1000
+    wire: Any
+    spec: Any
 
     def __init__(self) -> None:
         self.wire = FileWire()
@@ -129,10 +45,10 @@ class FileStore:
     def stat(self, key: str) -> ObjectInfo:
         """As `Store.stat`."""
         uri = self.root + key
-        with _errors_named(uri):
+        with errors_named(uri):
             found = os.stat(key)
-        _check_regular(found, uri)
-        version = _version(found)
+        check_regular(found, uri)
+        version = version_of(found)
         return ObjectInfo(
             uri=uri, size=found.st_size, version=version, etag=version, last_modified=_iso(found), storage_class="STANDARD"
         )
@@ -140,7 +56,7 @@ class FileStore:
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`: sorted within each directory; symbolic links to directories are listed but not followed."""
         page: list[ListEntry] = []
-        with _errors_named(self.root + prefix):
+        with errors_named(self.root + prefix):
             for entry in self._walk(prefix, recursive):
                 page.append(entry)
                 if len(page) == _PAGE_ENTRIES:
@@ -163,81 +79,125 @@ class FileStore:
                     yield ListEntry(f"{self.root}{base}{child.name}/")
                 elif not child.is_symlink():
                     yield from self._walk(base + child.name, recursive)
-            elif child.is_file():
+            elif child.is_file() and not is_temporary(child.name):
                 with contextlib.suppress(FileNotFoundError):  # deleted since scandir
                     yield self._entry(base + child.name, child.stat())
 
     def _entry(self, path: str, found: os.stat_result) -> ListEntry:
-        return ListEntry(self.root + path, found.st_size, _version(found), _iso(found))
+        return ListEntry(self.root + path, found.st_size, version_of(found), _iso(found))
+
+    def new_file(self, key: str, create_only: bool) -> NewFile:
+        """Begins a file that nobody sees before it is committed."""
+        return NewFile(key, create_only)
 
     @at_once
-    def put(self, key: str, data: memoryview) -> None:
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> None:
         """As `Store.put`; parents are created."""
-        if key.endswith("/"):
-            raise InvalidUriError("a file's URI must not end in /", uri=self.root + key)
-        # Here, so that workers, who only read, need not import it.
-        from tempfile import mkstemp
+        with errors_named(self.root + key), self.new_file(key, create_only) as new:
+            new.write_at(data, 0)
+            new.commit(len(data))
 
-        folder, name = os.path.split(key)
-        with _errors_named(self.root + key):
-            os.makedirs(folder or "/", exist_ok=True)
-            fd, temporary = mkstemp(prefix=f".{name[:100]}.", suffix=".part", dir=folder or "/")
-            try:
-                with open(fd, "wb") as file:
-                    os.fchmod(fd, 0o666 & ~_umask())
-                    file.write(data)
-                    file.flush()
-                    os.fsync(fd)
-                os.rename(temporary, key)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
-            _sync_directory(folder or "/")
+    @at_once
+    def begin_upload(self, key: str, create_only: bool = False) -> FileUpload:
+        """As `Store.begin_upload`; parents are created."""
+        with errors_named(self.root + key):
+            return FileUpload(self.new_file(key, create_only), self.root + key)
 
     @at_once
     def delete(self, key: str) -> None:
-        """As `Store.delete`."""
-        with _errors_named(self.root + key), contextlib.suppress(FileNotFoundError):
-            os.unlink(key)
+        """As `Store.delete`; a key that ends in `/` is a directory, which must be empty."""
+        self._delete(key)
+
+    @at_once
+    def delete_many(self, keys: Sequence[str]) -> list[S3dlioError | None]:
+        """As `Store.delete_many`, one after the other."""
+        return [self._refusal(key) for key in keys]
+
+    def _refusal(self, key: str) -> S3dlioError | None:
+        try:
+            self._delete(key)
+        except S3dlioError as error:
+            return error
+        return None
+
+    def _delete(self, key: str) -> None:
+        with errors_named(self.root + key), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if key.endswith("/"):
+                os.rmdir(key)
+            else:
+                os.unlink(key)
+
+    @at_once
+    def copy(self, key: str, source: Store, source_key: str) -> bool:
+        """As `Store.copy`, from any path of this machine, within the kernel."""
+        if not isinstance(source, FileStore):
+            return False
+        self._copy(key, source.root + source_key, source_key)
+        return True
+
+    def _copy(self, key: str, source_uri: str, path: str) -> None:
+        with errors_named(source_uri):
+            fd = os.open(path, FileWire.flags)
+        try:
+            found = os.fstat(fd)
+            check_regular(found, source_uri)
+            with errors_named(self.root + key), self.new_file(key, create_only=False) as new:
+                copy_file(fd, found, source_uri, new)
+        finally:
+            os.close(fd)
+
+    @at_once
+    def make_prefix(self, key: str) -> None:
+        """As `Store.make_prefix`: a directory, with those above it."""
+        with errors_named(self.root + key):
+            make_directories(key)
+
+    @at_once
+    def create_bucket(self) -> None:
+        """As `Store.create_bucket`."""
+        raise UnsupportedError("file systems have no buckets; mkdir makes directories", uri=self.root)
+
+    @at_once
+    def delete_bucket(self) -> None:
+        """As `Store.delete_bucket`."""
+        raise UnsupportedError("file systems have no buckets; delete a directory by its path", uri=self.root)
 
 
-def _check_regular(found: os.stat_result, uri: str) -> None:
-    if stat_module.S_ISDIR(found.st_mode):
-        raise IsADirectoryUriError("this is a directory, not an object", uri=uri)
-    if not stat_module.S_ISREG(found.st_mode):
-        raise UnsupportedError("this is a device, a socket or a pipe, not a file", uri=uri)
+class FileUpload:
+    """A file that comes in parts, each behind the one before."""
 
+    max_parts = sys.maxsize
+    is_sequential = True
 
-def _version(found: os.stat_result) -> str:
-    return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
+    def __init__(self, new: NewFile, uri: str) -> None:
+        self._new = new
+        self._uri = uri
+        self._ends: list[int] = []
+        """By part: where it ends in the file."""
+        self.min_part_bytes = new.block_bytes
+
+    @at_once
+    def put_part(self, number: int, data: memoryview, is_last: bool) -> None:
+        """As `Upload.put_part`; the last one that was sent may come again."""
+        if number not in (len(self._ends), len(self._ends) - 1):
+            raise InternalError(f"part {number} came, and part {len(self._ends)} is the next", uri=self._uri)
+        del self._ends[number:]
+        offset = self._ends[-1] if self._ends else 0
+        with errors_named(self._uri):
+            self._new.write_at(data, offset)
+        self._ends.append(offset + len(data))
+
+    @at_once
+    def complete(self) -> None:
+        """As `Upload.complete`."""
+        with errors_named(self._uri), self._new as new:
+            new.commit(self._ends[-1] if self._ends else 0)
+
+    @at_once
+    def abort(self) -> None:
+        """As `Upload.abort`."""
+        self._new.close()
 
 
 def _iso(found: os.stat_result) -> str:
     return datetime.fromtimestamp(found.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _umask() -> int:
-    """Returns the umask without changing it, as `os.umask` would for all threads."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-        return next((int(line.split()[1], 8) for line in lines if line.startswith("Umask:")), 0o022)
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _errors_named(uri: str) -> Iterator[None]:
-    """Maps the file system's errors onto the tree."""
-    try:
-        yield
-    except S3dlioError:
-        raise
-    except OSError as error:
-        cls = _CLASSES.get(error.errno or 0, RequestRejectedError)
-        raise cls(os.strerror(error.errno) if error.errno else str(error), uri=uri) from error

@@ -398,9 +398,9 @@ def test_a_read_of_files_ends_between_two_pieces_when_nobody_wants_it(
     run: Run, quick_settings: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from s3dlio.engine.pool import in_threads
-    from s3dlio.engine.stores import file
+    from s3dlio.engine.stores import file_wire
 
-    monkeypatch.setattr(file, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(file_wire, "_PIECE_BYTES", 1000)
     (tmp_path / "key").write_bytes(DATA)
     reached, go_on = threading.Event(), threading.Event()
     pieces: list[int] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import s3dlio
-from s3dlio.engine.stores import file as file_store
+from s3dlio.engine.stores import file_wire
 from s3dlio.engine.types import ObjectRef
 
 DATA, NEW = (random.Random(seed).randbytes(10_500) for seed in (1, 2))
@@ -17,7 +17,7 @@ DATA, NEW = (random.Random(seed).randbytes(10_500) for seed in (1, 2))
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(file_store, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(file_wire, "_PIECE_BYTES", 1000)
     made = tmp_path / "data.bin"
     made.write_bytes(DATA)
     return made
@@ -25,7 +25,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def change_after(num_pieces: int, change: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has `change` happen behind the n-th piece."""
-    real, seen = file_store._fill, []
+    real, seen = file_wire.read_exactly, []
 
     def fill(fd: int, out: memoryview, offset: int) -> None:
         real(fd, out, offset)
@@ -33,7 +33,7 @@ def change_after(num_pieces: int, change: Callable[[], object], monkeypatch: pyt
         if len(seen) == num_pieces:
             change()
 
-    monkeypatch.setattr(file_store, "_fill", fill)
+    monkeypatch.setattr(file_wire, "read_exactly", fill)
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, None), (0, 999), (0, 1000), (1, 1001), (9_000, 1500), (10_500, None)])
@@ -62,12 +62,12 @@ def test_i1_a_pinned_file_that_changes_is_an_error(path: Path, num_pieces: int, 
 
 
 def test_i1_a_file_that_never_stays_the_same_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = file_store._fill
+    real = file_wire.read_exactly
 
     def fill(fd: int, out: memoryview, offset: int) -> None:
         real(fd, out, offset)
         path.write_bytes(random.randbytes(5000))
 
-    monkeypatch.setattr(file_store, "_fill", fill)
+    monkeypatch.setattr(file_wire, "read_exactly", fill)
     with pytest.raises(s3dlio.ObjectChangedError):
         s3dlio.get(f"file://{path}")
