@@ -22,6 +22,7 @@ from .outcome import Check, Outcome
 from .own import OWN
 from .rows import COMPARED, Bench
 from .single import SINGLE
+from .writes import WRITES
 
 _HERE = Path(__file__).parent
 _ROUNDS = 5
@@ -43,7 +44,7 @@ class Row(Protocol):
         """Measures it."""
 
 
-_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *LOADERS]
+_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *WRITES, *LOADERS]
 ROWS = {row.name: row for row in _ALL}
 
 

@@ -70,7 +70,7 @@ def environment(endpoint: str, work: Path) -> dict[str, str]:
 
 
 @contextmanager
-def rclone(work: Path, root: Path) -> Iterator[str]:
+def rclone(work: Path, root: Path, *, is_writable: bool = False) -> Iterator[str]:
     """Serves the folders of `root` as S3 buckets that ask for SigV4, and yields the endpoint."""
     [port] = free_ports(1)
     command = [
@@ -82,7 +82,8 @@ def rclone(work: Path, root: Path) -> Iterator[str]:
         "--auth-key",
         f"{ACCESS_KEY},{SECRET_KEY}",
     ]
-    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1h", "--read-only", "--config", "/dev/null", str(root)]
+    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1h", "--config", "/dev/null", str(root)]
+    command += [] if is_writable else ["--read-only"]
     with serving(command, port, work):
         yield f"http://127.0.0.1:{port}"
 

@@ -15,6 +15,7 @@ import concurrent.futures
 import itertools
 import json
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ from typing import Any, TextIO
 from _clock import cpu_ns
 
 BUCKET = "bench"
+PUT_BUCKET = "put"
 LATENCY_WARM = 200
 LATENCY_GETS = 2000
 
@@ -37,7 +39,7 @@ class Task:
     """What to fetch, and how; filled from the arguments."""
 
     mode: str
-    """`fetch` (whole set, concurrently), `latency` (one get after another) or `list`."""
+    """`fetch` (whole set, concurrently), `latency` (one get after another), `list` or `put` (concurrently)."""
     variant: str
     """Which of the contender's ways to use; empty if it has one."""
     endpoint: str
@@ -50,6 +52,10 @@ class Task:
     """How many times a timed fetch goes through the set."""
     crc32: tuple[int, ...]
     """From the manifest, by object number."""
+    written: Path | None = None
+    """The folder in which the server keeps the bucket that is put to."""
+    bodies: tuple[bytes, ...] = ()
+    """What is put: all different, of `size` bytes."""
 
     def key(self, number: int) -> str:
         """Names object `number` below the bucket."""
@@ -112,6 +118,14 @@ class Client(ABC):
     def list_keys(self) -> int:
         """Lists the set and returns how many keys there were."""
 
+    def put(self, items: Sequence[tuple[str, bytes]]) -> None:
+        """Writes objects into the bucket `PUT_BUCKET`, by keys, at most `task.in_flight` at a time.
+
+        Raises:
+            NotImplementedError: This contender is not asked to.
+        """
+        raise NotImplementedError
+
     def num_verified(self) -> int | None:
         """Counts the objects so far whose checksum, as the server gave it, the client has compared; None where it does not say."""
         return None
@@ -144,9 +158,12 @@ def main(make_client: Callable[[Task], Client]) -> None:
     answers = claim_answers()
     task = read_task(make_parser().parse_args())
     client = make_client(task)
-    warm, measure = {"fetch": (_warm_fetch, _fetch), "latency": (_warm_latency, _latency), "list": (_list, _list)}[
-        task.mode
-    ]
+    warm, measure = {
+        "fetch": (_warm_fetch, _fetch),
+        "latency": (_warm_latency, _latency),
+        "list": (_list, _list),
+        "put": (_put, _put),
+    }[task.mode]
     warm(client)
     answer(answers, {"ready": True})
     for _ in sys.stdin:
@@ -221,16 +238,39 @@ def _list(client: Client) -> dict[str, Any]:
     return record | {"verified": True}
 
 
+def _put(client: Client) -> dict[str, Any]:
+    """Puts all bodies under new keys, and compares what the server has with them, byte by byte."""
+    task = client.task
+    assert task.written is not None
+    # A new one each time: the server believes that a folder it has seen is still there.
+    folder = f"{os.getpid()}-{time.time_ns()}"
+    items = [(f"{folder}/{number:05d}", body) for number, body in enumerate(task.bodies)]
+    # After waiting for the others' turns, connections are cold again.
+    client.put([(f"{key}-warm", body) for key, body in items[: max(task.in_flight, len(items) // 8)]])
+    own, tree, started = time.process_time_ns(), cpu_ns(), time.perf_counter()
+    client.put(items)
+    wall_s, tree_used, own_used = time.perf_counter() - started, cpu_ns() - tree, time.process_time_ns() - own
+    for key, body in items:
+        if (task.written / key).read_bytes() != body:
+            raise AssertionError(f"{key} was not written as it was put")
+    shutil.rmtree(task.written / folder)
+    record = {"wall_s": wall_s, "cpu_s": tree_used / 1e9, "own_cpu_s": own_used / 1e9}
+    return record | {"objects": len(items), "bytes": len(items) * task.size, "verified": True}
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Makes the parser of the arguments that all contenders take."""
     parser = argparse.ArgumentParser(description="One contender; started by benchmarks.run.")
     parser.add_argument("endpoint")
     parser.add_argument("set_name")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--mode", default="fetch", choices=["fetch", "latency", "list"])
+    parser.add_argument("--mode", default="fetch", choices=["fetch", "latency", "list", "put"])
     parser.add_argument("--variant", default="")
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--passes", type=int, default=1)
+    parser.add_argument("--written", type=Path, help="the folder in which the server keeps what is put")
+    parser.add_argument("--put-bytes", type=int, default=0, help="the size of each object that is put")
+    parser.add_argument("--put-count", type=int, default=0, help="how many are put")
     return parser
 
 
@@ -238,14 +278,24 @@ def read_task(given: argparse.Namespace) -> Task:
     """Returns what the arguments ask for, with what the manifest says of the set."""
     known = json.loads(given.manifest.read_text())[given.set_name]
     crc32 = tuple(known["crc32"])
+    bodies = tuple(_cut(given)) if given.mode == "put" else ()
     return Task(
         given.mode,
         given.variant,
         given.endpoint,
         given.set_name,
         len(crc32),
-        known["size"],
+        given.put_bytes or known["size"],
         given.in_flight,
         given.passes,
         crc32,
+        given.written,
+        bodies,
     )
+
+
+def _cut(given: argparse.Namespace) -> Iterator[bytes]:
+    """Yields pieces of the set's files: as many as are to be put."""
+    files = sorted((given.manifest.parent / "data" / BUCKET / given.set_name).iterdir())
+    pieces = (body[at : at + given.put_bytes] for body in map(Path.read_bytes, files) for at in range(0, len(body), given.put_bytes))
+    return itertools.islice(pieces, given.put_count)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from _protocol import BUCKET, Check, Client, Task, chunks, in_threads, main
+from _protocol import BUCKET, PUT_BUCKET, Check, Client, Task, chunks, in_threads, main
 
 import s3dlio
 
@@ -36,6 +36,9 @@ class Verbs(Client):
 
     def list_keys(self) -> int:
         return sum(1 for _ in s3dlio.list_iter(f"s3://{BUCKET}/{self.task.set_name}/", recursive=True))
+
+    def put(self, items: Sequence[tuple[str, bytes]]) -> None:
+        s3dlio.put_many([(f"s3://{PUT_BUCKET}/{key}", body) for key, body in items], max_in_flight=self.task.in_flight)
 
 
 class Threaded(Verbs):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import boto3
-from _protocol import BUCKET, Check, Client, Task, in_threads, main
+from _protocol import BUCKET, PUT_BUCKET, Check, Client, Task, in_threads, main
 from botocore.config import Config
 
 
@@ -23,6 +23,12 @@ class Boto3(Client):
 
     def get(self, number: int) -> Any:
         return self._s3.get_object(Bucket=BUCKET, Key=self.task.key(number))["Body"].read()
+
+    def put(self, items: Sequence[tuple[str, bytes]]) -> None:
+        in_threads(range(len(items)), self.task.in_flight, lambda at: self._put_one(*items[at]))
+
+    def _put_one(self, key: str, body: bytes) -> None:
+        self._s3.put_object(Bucket=PUT_BUCKET, Key=key, Body=body)
 
     def list_keys(self) -> int:
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{self.task.set_name}/")

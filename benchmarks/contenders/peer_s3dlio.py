@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from _protocol import Check, Client, chunks, in_threads, main
+from _protocol import PUT_BUCKET, Check, Client, chunks, in_threads, main
 
 import s3dlio
 
@@ -32,6 +32,13 @@ class S3dlio(Client):
 
     def get(self, number: int) -> Any:
         return s3dlio.get(self.task.uri(number))
+
+    def put(self, items: Sequence[tuple[str, bytes]]) -> None:
+        if self.task.variant == "threads":
+            uris = [f"s3://{PUT_BUCKET}/{key}" for key, _ in items]
+            in_threads(range(len(items)), self.task.in_flight, lambda at: s3dlio.put_bytes(uris[at], items[at][1]))
+        else:
+            s3dlio.put_many([(f"s3://{PUT_BUCKET}/{key}", body) for key, body in items], max_in_flight=self.task.in_flight)
 
     def list_keys(self) -> int:
         return len(s3dlio.list(f"s3://bench/{self.task.set_name}/", recursive=True))
