@@ -65,6 +65,8 @@ _HOME = {
     ),
     "s3dlio.engine.ops.batch": ("get_many",),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
+    "s3dlio.engine.ops.transfer": ("download", "download_async", "upload", "upload_async"),
+    "s3dlio.engine.ops.transfer_summary": ("TransferSummary",),
     "s3dlio.engine.ops.lifecycle": ("init_logging", "shutdown"),
     "s3dlio.datasets.jax": ("JaxIterable",),
     "s3dlio.datasets.tensorflow": ("make_tf_dataset",),
@@ -116,6 +118,11 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.objects import list_iter as list_iter
     from s3dlio.engine.ops.objects import put_bytes as put_bytes
     from s3dlio.engine.ops.objects import stat as stat
+    from s3dlio.engine.ops.transfer import download as download
+    from s3dlio.engine.ops.transfer import download_async as download_async
+    from s3dlio.engine.ops.transfer import upload as upload
+    from s3dlio.engine.ops.transfer import upload_async as upload_async
+    from s3dlio.engine.ops.transfer_summary import TransferSummary as TransferSummary
     from s3dlio.engine.pool.pool import Pool as Pool
     from s3dlio.engine.types import ListEntry as ListEntry
     from s3dlio.engine.types import ObjectInfo as ObjectInfo

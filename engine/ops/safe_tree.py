@@ -28,6 +28,7 @@ from typing import Final, NamedTuple
 from ..errors import (
     AlreadyExistsError,
     IsADirectoryUriError,
+    NoSpaceError,
     NotFoundError,
     PermissionDeniedError,
     RequestRejectedError,
@@ -260,7 +261,7 @@ class SafeTree:
         except OSError as error:
             text = os.strerror(error.errno) if error.errno else str(error)
             if error.errno in _NO_ROOM:
-                text += f"; {_free_bytes(self.root):,} bytes are free"
+                raise NoSpaceError(f"{text}; {_free_bytes(self.root):,} bytes are free", uri=self.uri(path)) from error
             cls = _CLASSES.get(error.errno or 0, RequestRejectedError)
             raise cls(text, uri=self.uri(path)) from error
 

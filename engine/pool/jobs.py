@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from ..config import settings
 from ..errors import S3dlioError
@@ -29,6 +29,9 @@ from .inline import inline_fetcher
 from .rooms import ViewFetch, process_rooms
 
 T = TypeVar("T")
+
+_LEAVING_S: Final = 5.0
+"""What a request may take by which something is thrown away, while somebody waits for the end."""
 
 
 class Work:
@@ -175,19 +178,38 @@ def give_up(job: Job[Any], why: BaseException) -> None:
         step = job.throw(why)
     except BaseException:  # noqa: BLE001 (`why` itself, as a rule, and the caller raises it)
         return
-    finish(job, step, type(why))
+    _finish(job, step, type(why))
 
 
-def finish(job: Job[Any], step: Fetch | Work, *passed_over: type[BaseException]) -> None:
-    """Does what a job asks for, in the caller's thread, to its end. Its errors are left out, and `passed_over` too."""
-    with suppress(S3dlioError, StopIteration, *passed_over):
+def carry_out(job: Job[Any], why: BaseException) -> None:
+    """Does a job in the caller's thread, which is leaving because of `why`: it takes a few seconds at most, and its errors are left out."""
+    with suppress(S3dlioError, StopIteration, type(why)):
+        _finish(job, next(job), type(why))
+
+
+def _finish(job: Job[Any], step: Fetch | Work, passed_over: type[BaseException]) -> None:
+    with suppress(S3dlioError, StopIteration, passed_over):
         while True:
             try:
-                done = step.call() if isinstance(step, Work) else inline_fetcher().run(step)
+                done = step.call() if isinstance(step, Work) else _fetch_briefly(step)
             except S3dlioError as error:
                 step = job.throw(error)
             else:
                 step = job.send(done)
+
+
+def _fetch_briefly(fetch: Fetch) -> Fetch:
+    limits = settings()
+    loop = FetchLoop(settings(max_attempts=min(3, limits.max_attempts), deadline_s=min(_LEAVING_S, limits.deadline_s)), 1)
+    try:
+        loop.submit(fetch)
+        while fetch not in loop.poll(None):
+            pass
+    finally:
+        loop.close()
+    if fetch.error is not None:
+        raise fetch.error
+    return fetch
 
 
 def of_store(store: Store, operation: Operation[T]) -> Job[T]:

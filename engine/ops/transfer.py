@@ -1,0 +1,378 @@
+"""`upload` and `download`: whole trees between this machine and a store, or from store to store.
+
+Owns what the arguments mean: which objects, and what they are called at the other end. `transfer_run.py` moves them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import Final, Literal, TypeVar
+
+from ..errors import ConfigurationError, NotFoundError
+from ..pool.in_threads import in_thread
+from ..pool.inline import inline_fetcher
+from ..pool.jobs import Job, Stop, Stopped
+from ..stores.base import Store, run
+from ..stores.registry import is_file_scheme, locate
+from ..text import clean
+from ..uri import as_directory
+from .globs import compile_pattern
+from .local_walk import file_at, walk
+from .transfer_bar import TransferBar
+from .transfer_ends import FileSource, Source, StoreSource, StoreTarget, Target, TreeTarget
+from .transfer_names import Found, Item, Refused, distinct
+from .transfer_run import Transfer
+from .transfer_summary import TransferSummary
+
+T = TypeVar("T")
+Pattern = str | re.Pattern[str] | None
+Errors = Literal["raise", "return"]
+Path = str | os.PathLike[str]
+
+_GLOB: Final = re.compile(r"[*?\[]")
+
+
+def upload(
+    src_uri: Path | Sequence[Path],
+    dest_uri: str,
+    max_in_flight: int = 32,
+    create_bucket: bool = False,
+    *,
+    recursive: bool = True,
+    pattern: Pattern = None,
+    skip_existing: bool = False,
+    progress: bool = False,
+    follow_symlinks: bool = False,
+    errors: Errors = "raise",
+) -> TransferSummary:
+    """Writes files, or the objects of another store, below a URI; each object appears whole or not at all.
+
+    Args:
+        src_uri: A file, or a directory whose content is uploaded with its relative paths: a path, `file://`, `direct://`; or the URI of an
+            object or prefix of any store; or a list of paths, in which those that do not exist may be globs: then `dest_uri` is a prefix.
+        dest_uri: The prefix; or, of a single file and without a `/` at its end, the URI of the object.
+        max_in_flight: Requests at once.
+        create_bucket: Whether the bucket is made first; one that is there already is no error.
+        recursive: Whether to descend.
+        pattern: As that of `list`: a glob against names, or against relative paths if it has a `/`; or a compiled regular expression.
+        skip_existing: Whether to pass over files of which an object is there of the same size, written later than the file was changed.
+        progress: Whether to draw a bar on standard error, if that is a terminal.
+        follow_symlinks: Whether symbolic links stand for what they point to. Otherwise each is an error of its own.
+        errors: "raise" raises the first error, after all were tried; "return" leaves them in the summary.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigurationError: An argument makes no sense.
+        NotFoundError: There is no such source.
+        ObjectChangedError: A file changed while it was read; nothing of it is visible.
+        S3dlioError: As `get` and `put_bytes`, of the first file that failed.
+    """
+    start = partial(
+        _upload, src_uri, dest_uri, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
+    )
+    checked = _checked(errors)
+    return _result(start(None), checked)
+
+
+def download(
+    src_uri: str,
+    dest_dir: Path,
+    max_in_flight: int = 64,
+    recursive: bool = True,
+    *,
+    pattern: Pattern = None,
+    skip_existing: bool = False,
+    progress: bool = False,
+    errors: Errors = "raise",
+) -> TransferSummary:
+    """Writes the objects below a URI as files below a directory, with their relative paths; each appears whole or not at all.
+
+    Nothing is written outside the directory, whatever keys and symbolic links there are. A key that no file below it can have as its
+    name (`..`, a leading `/`, control characters) is an error of its own.
+
+    Args:
+        src_uri: A prefix that ends in `/`; an object; or, if there is no such object, the prefix without its `/`. Of any store.
+        dest_dir: A directory of this machine, as a path or `file://`; made if it is missing.
+        max_in_flight: Requests at once.
+        recursive: Whether to descend.
+        pattern: As that of `upload`.
+        skip_existing: Whether to pass over objects of which there is a file of the same size and time, and of the same version, where
+            the file system keeps extended attributes.
+        progress: As that of `upload`.
+        errors: As that of `upload`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigurationError: An argument makes no sense.
+        NotFoundError: There is no such object and nothing below the prefix.
+        UnsafeNameError: A key can be no file below the directory.
+        S3dlioError: As `get`, or as the file system says, of the first object that failed.
+    """
+    start = partial(_download, src_uri, dest_dir, max_in_flight, recursive, pattern, skip_existing, progress)
+    checked = _checked(errors)
+    return _result(start(None), checked)
+
+
+async def upload_async(
+    src_uri: Path | Sequence[Path],
+    dest_uri: str,
+    max_in_flight: int = 32,
+    create_bucket: bool = False,
+    *,
+    recursive: bool = True,
+    pattern: Pattern = None,
+    skip_existing: bool = False,
+    progress: bool = False,
+    follow_symlinks: bool = False,
+    errors: Errors = "raise",
+) -> TransferSummary:
+    """Writes files below a URI, as `upload`, by a thread of the event loop's executor. Cancelled, it takes back what it had begun."""
+    start = partial(
+        _upload, src_uri, dest_uri, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
+    )
+    checked = _checked(errors)
+    return _result(await _in_thread(start), checked)
+
+
+async def download_async(
+    src_uri: str,
+    dest_dir: Path,
+    max_in_flight: int = 64,
+    recursive: bool = True,
+    *,
+    pattern: Pattern = None,
+    skip_existing: bool = False,
+    progress: bool = False,
+    errors: Errors = "raise",
+) -> TransferSummary:
+    """Writes objects as files below a directory, as `download`, by a thread of the event loop's executor, as `upload_async`."""
+    start = partial(_download, src_uri, dest_dir, max_in_flight, recursive, pattern, skip_existing, progress)
+    checked = _checked(errors)
+    return _result(await _in_thread(start), checked)
+
+
+async def _in_thread(start: Callable[[Stop], T]) -> T:
+    stop = Stop()
+    under_way = asyncio.ensure_future(in_thread(_stoppable, start, stop))
+    try:
+        found, stopped = await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([under_way])
+        if not under_way.cancelled():
+            under_way.exception()  # taken, so that asyncio does not complain
+        raise
+    assert found is not None, stopped
+    return found
+
+
+def _stoppable(start: Callable[[Stop], T], stop: Stop) -> tuple[T | None, BaseException | None]:
+    try:
+        return start(stop), None
+    except Stopped as stopped:  # nobody waits for it
+        return None, stopped
+
+
+def _checked(errors: str) -> str:
+    if errors not in ("raise", "return"):
+        raise ConfigurationError(f"errors is 'raise' or 'return', not {errors!r}")
+    return errors
+
+
+def _result(summary: TransferSummary, errors: str) -> TransferSummary:
+    if summary.failed and errors == "raise":
+        error = summary.failed[0][1]
+        counts = f"{len(summary.failed):,} failed, {summary.files:,} were transferred, {summary.skipped:,} skipped"
+        error.add_note(f"{counts}; errors='return' returns all errors")
+        raise error
+    return summary
+
+
+def _upload(
+    src_uri: Path | Sequence[Path],
+    dest_uri: str,
+    max_in_flight: int,
+    create_bucket: bool,
+    recursive: bool,
+    pattern: Pattern,
+    skip_existing: bool,
+    progress: bool,
+    follow_symlinks: bool,
+    stop: Stop | None,
+) -> TransferSummary:
+    _check_in_flight(max_in_flight)
+    if isinstance(src_uri, str | os.PathLike):
+        source, is_single = _source(os.fspath(src_uri), recursive, follow_symlinks)
+    else:
+        source, is_single = _many_files([os.fspath(one) for one in src_uri], recursive, follow_symlinks), False
+    target = _target(dest_uri, is_single, create_bucket, skip_existing)
+    selected = source if is_single else _Selected(source, pattern)
+    return _move(selected, target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
+
+
+def _download(
+    src_uri: str,
+    dest_dir: Path,
+    max_in_flight: int,
+    recursive: bool,
+    pattern: Pattern,
+    skip_existing: bool,
+    progress: bool,
+    stop: Stop | None,
+) -> TransferSummary:
+    _check_in_flight(max_in_flight)
+    root = os.fspath(dest_dir)
+    if "://" in root:
+        if not root.startswith("file://"):
+            raise ConfigurationError("download writes to a directory of this machine; upload writes to any URI", uri=clean(root))
+        root = locate(root)[1]
+    if not root:
+        raise ConfigurationError("dest_dir is empty; write . for the working directory")
+    source, is_single = _source(src_uri, recursive, follow_symlinks=False)
+    selected = source if is_single else _Selected(source, pattern)
+    return _move(selected, TreeTarget(root), max_in_flight, skip_existing, f"from {src_uri}" if progress else None, stop)
+
+
+def _move(
+    source: Source, target: Target, max_in_flight: int, skip_existing: bool, title: str | None, stop: Stop | None
+) -> TransferSummary:
+    with nullcontext() if title is None else TransferBar(title) as bar:
+        tell = None if bar is None else bar.tell
+        return Transfer(
+            source, target, max_in_flight=max_in_flight, skip_existing=skip_existing, tell=tell, stop=stop
+        ).run()
+
+
+def _check_in_flight(max_in_flight: int) -> None:
+    if max_in_flight < 1:
+        raise ConfigurationError(f"max_in_flight must be at least 1: {max_in_flight}")
+
+
+# Where from.
+
+
+def _source(uri: str, recursive: bool, follow_symlinks: bool) -> tuple[Source, bool]:
+    """Returns what a URI or path stands for, and whether it is one object.
+
+    Raises:
+        NotFoundError: Nothing is there.
+    """
+    if "://" not in uri or is_file_scheme(uri):
+        return _files(*_located(uri), recursive, follow_symlinks)
+    store, key = locate(uri)
+    if key and not key.endswith("/"):
+        try:
+            found = run(store.stat(key), inline_fetcher().run)
+        except (NotFoundError, IsADirectoryError):
+            key += "/"
+        else:
+            name = key[key.rfind("/") + 1 :]
+            return FileSource([Item(uri, store, key, name, found.size, found.version, found.last_modified)]), True
+    return _NotEmpty(StoreSource(store, key, recursive=recursive), store.root + key), False
+
+
+def _located(path: str) -> tuple[Store, str]:
+    return locate(path if "://" in path else f"file://{os.path.abspath(path)}")
+
+
+def _files(store: Store, path: str, recursive: bool, follow_symlinks: bool) -> tuple[Source, bool]:
+    if os.path.isdir(path):
+        return FileSource(walk(store, path, recursive=recursive, follow_symlinks=follow_symlinks)), False
+    if not os.path.lexists(path):
+        raise NotFoundError("no such file or directory", uri=store.root + path)
+    return FileSource([file_at(store, path, os.path.basename(path))]), True
+
+
+def _many_files(paths: Sequence[str], recursive: bool, follow_symlinks: bool) -> Source:
+    """Returns what a list of paths and globs stands for.
+
+    Raises:
+        NotFoundError: One of them stands for nothing.
+    """
+
+    def files(store: Store, path: str, under: str) -> Iterator[Found]:
+        if os.path.isdir(path):
+            return walk(store, path, recursive=recursive, follow_symlinks=follow_symlinks, under=under)
+        return iter([file_at(store, path, os.path.basename(path))])
+
+    found: list[Iterator[Found]] = []
+    for path in paths:
+        if "://" in path and not is_file_scheme(path):
+            raise ConfigurationError("a list names files of this machine; give the URI of a store by itself", uri=path)
+        store, absolute = _located(path)
+        if os.path.lexists(absolute):
+            found.append(files(store, absolute, ""))
+            continue
+        matches = sorted(glob.glob(absolute, recursive=True)) if _GLOB.search(absolute) else []
+        if not matches:
+            raise NotFoundError("no such file or directory, and no glob that matches any", uri=store.root + absolute)
+        # What a glob found keeps its name, or all directories' contents would be one.
+        found += [files(store, match, f"{os.path.basename(match)}/") for match in matches]
+    return FileSource(distinct(chain.from_iterable(found)))
+
+
+class _Selected:
+    """Those of a source that a pattern wants."""
+
+    def __init__(self, source: Source, pattern: Pattern) -> None:
+        self._source = source
+        self._matches = compile_pattern(pattern)
+
+    def next_page(self) -> Job[list[Found] | None]:
+        """As `Source.next_page`."""
+        page = yield from self._source.next_page()
+        return None if page is None else [one for one in page if isinstance(one, Refused) or self._is_wanted(one)]
+
+    def _is_wanted(self, item: Item) -> bool:
+        # The directory itself is no part of what is below it.
+        return bool(item.name) and self._matches(item.name)
+
+
+class _NotEmpty:
+    """A source that must have something."""
+
+    def __init__(self, source: Source, uri: str) -> None:
+        self._source = source
+        self._uri = uri
+        self._has_any = False
+
+    def next_page(self) -> Job[list[Found] | None]:
+        """As `Source.next_page`.
+
+        Raises:
+            NotFoundError: There was nothing.
+        """
+        page = yield from self._source.next_page()
+        self._has_any = self._has_any or bool(page)
+        if page is None and not self._has_any:
+            raise NotFoundError("there is no such object, and nothing below it", uri=self._uri)
+        return page
+
+
+# Where to.
+
+
+def _target(uri: str, is_single: bool, create_bucket: bool, skip_existing: bool) -> Target:
+    if "://" not in uri:
+        raise ConfigurationError("dest_uri has no scheme; write s3://bucket/prefix/, or file:///path", uri=clean(uri))
+    is_object = is_single and not uri.endswith("/")
+    store, key = locate(uri)
+    if uri.partition("://")[0] == "file":
+        if create_bucket:
+            raise ConfigurationError("a file system has no buckets; directories are made where they are missing", uri=uri)
+        return TreeTarget(os.path.dirname(key), os.path.basename(key)) if is_object else TreeTarget(key)
+    if is_object and key:
+        return StoreTarget(store, lambda _: key, key, create_bucket=create_bucket, skip_existing=skip_existing)
+    prefix = as_directory(key) if key else ""
+    return StoreTarget(store, prefix.__add__, prefix, create_bucket=create_bucket, skip_existing=skip_existing)
