@@ -1,6 +1,7 @@
 """One keep-alive connection: connects, sends a request, and receives its answer (`answer.py`).
 
-Owns a socket and at most one request. A payload leaves from the caller's memory, without a copy. It never blocks, and never decides about retries, timeouts or queues (`loop.py` does).
+Owns a socket and at most one request, whose payload leaves from the caller's memory, without a copy. It never blocks, and never decides
+about retries, timeouts or queues (`loop.py` does).
 """
 
 from __future__ import annotations

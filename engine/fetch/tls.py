@@ -27,7 +27,7 @@ from .connection import Connection
 _MAX_RECORDS = 64
 """Records of one connection that are read in a row: 1 MiB."""
 _PIECE_BYTES = 64 << 10
-"""What is encrypted by one call. After a write that blocked, OpenSSL wants the same bytes again, so pieces begin where the last one ended."""
+"""What is encrypted by one call. After a write that blocked, OpenSSL wants the same bytes again: pieces begin where the last ended."""
 _MAX_PIECES = 16
 """Pieces of a payload that are sent in a row: 1 MiB."""
 _IDLE = Phase.IDLE

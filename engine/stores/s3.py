@@ -23,11 +23,13 @@ from ..errors import (
     S3dlioError,
 )
 from ..types import Container, ListEntry, ObjectInfo, PendingUpload
-from .base import Listing, Operation, Store
+from .base import Listing, Operation, Store, Upload
 from .renewal import Renewal
 from .s3_config import S3Spec, resolve_bucket
 from .s3_rare import MAX_COPY_BYTES, MAX_DELETE_KEYS, S3RareOperations
+from .s3_upload import begin_upload
 from .s3_wire import ELSEWHERE, S3Wire
+from .s3_write import MAX_PUT_BYTES
 from .s3_xml import ListPage
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ class S3Store:
     """One bucket; or, under the root `s3://`, the account, which can only list its buckets."""
 
     max_delete_keys = MAX_DELETE_KEYS
+    max_put_bytes = MAX_PUT_BYTES
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -150,9 +153,13 @@ class S3Store:
                 raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
             seen.add(token)
 
-    def put(self, key: str, data: memoryview) -> Operation[None]:
-        """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
-        return self._by_lane(lambda lane: lane.put(key, data))
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
+        """As `Store.put`, by one PUT."""
+        return self._by_lane(lambda lane: lane.put(key, data, create_only))
+
+    def begin_upload(self, key: str, create_only: bool = False) -> Operation[Upload]:
+        """As `Store.begin_upload`, by a multipart upload."""
+        return self._by_lane(lambda lane: begin_upload(lane, key, create_only))
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""

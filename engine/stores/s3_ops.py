@@ -5,17 +5,22 @@ As they stand here they go by the fast lane; `s3_sdk.py` has other requests made
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
-from ..errors import NotFoundError, ProtocolError
+from ..errors import NotFoundError, ObjectChangedError, PermissionDeniedError, ProtocolError, S3dlioError
 from ..fetch.http1 import ResponseHead
-from ..fetch.request import Exchange
+from ..fetch.request import Exchange, Fetch
+from ..fetch.sigv4 import Headers
 from ..types import ObjectInfo
 from .base import Operation
+from .s3_sums import Sums
+from .s3_write import IF_NEW, WRITE_ID, exists_already, knows_conditions, new_write_id
 from .s3_xml import ListPage, parse_list_page
+
+Params = tuple[tuple[str, str], ...]
 
 _METADATA = b"x-amz-meta-"
 
@@ -29,20 +34,21 @@ class S3Operations:
     def __init__(self, root: str, wire: Any) -> None:
         self.root = root
         self.wire = wire
+        self.sums = Sums()
 
-    def _exchange(self, method: str, key: str, params: tuple[tuple[str, str], ...] = ()) -> Exchange:
-        make = partial(self.wire.request, method, key, params)
+    def _exchange(self, method: str, key: str, params: Params = (), headers: Headers = ()) -> Exchange:
+        make = partial(self.wire.request, method, key, params, headers)
         return Exchange(None, self.root + key, self.wire, method, make)
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`, by HEAD."""
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        return _describe_object(self.root + key, (yield from self._head(key)))
+        return _describe_object(self.root + key, (yield from self.head(key)))
 
-    def _head(self, key: str) -> Operation[ResponseHead]:
+    def head(self, key: str, with_checksum: bool = False) -> Operation[ResponseHead]:
         """Returns the head that a HEAD gives."""
-        fetch = yield self._exchange("HEAD", key)
+        fetch = yield self._exchange("HEAD", key, (), (("x-amz-checksum-mode", "ENABLED"),) if with_checksum else ())
         assert fetch.reply is not None
         return fetch.reply
 
@@ -53,18 +59,75 @@ class S3Operations:
             params += (("delimiter", "/"),)
         if token is not None:
             params += (("continuation-token", token),)
-        return parse_list_page((yield from self._page(params)), self.root)
+        pages: list[ListPage] = []
+        yield from self._page(params, lambda document: pages.append(parse_list_page(document, self.root)))
+        return pages[-1]
 
-    def _page(self, params: tuple[tuple[str, str], ...]) -> Operation[bytes]:
-        """Returns the document that a listing gives."""
-        fetch = yield self._exchange("GET", "", params)
-        return bytes(fetch.body)
+    def _page(self, params: tuple[tuple[str, str], ...], take: Callable[[bytes], None]) -> Operation[None]:
+        """Has a listing's document taken; what `take` raises is a failure of the request, and tried again."""
+        exchange = self._exchange("GET", "", params)
+        exchange.check = lambda fetch: take(bytes(fetch.body))
+        yield exchange
 
-    def put(self, key: str, data: memoryview) -> Operation[None]:
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
         """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
-        payload_hash = hashlib.sha256(data).hexdigest()
-        make = partial(self.wire.put, key, len(data), payload_hash)
-        yield Exchange(None, self.root + key, self.wire, "PUT", make, payload=data)
+        if create_only:
+            yield from self._create(key, data)
+        else:
+            yield from self.sums.send(data, lambda sums: self.writing(key, data, sums))
+
+    def _create(self, key: str, data: memoryview) -> Operation[None]:
+        """Writes an object that must be new.
+
+        Raises:
+            AlreadyExistsError: There is one, and it is not what an earlier attempt of this very call has written.
+        """
+        write_id = new_write_id()
+        headers = (IF_NEW, (WRITE_ID, write_id))
+        # Summed before anything is asked: an operation's first step is the one that may take long.
+        request = self.writing(key, data, self.sums.of(data) + headers)
+        yield from self.refuse_existing(key)
+        try:
+            yield from self.sums.send(data, lambda sums: self.writing(key, data, sums + headers), request)
+        except S3dlioError as error:
+            if (isinstance(error, ObjectChangedError) or error.retryable) and (yield from self.has_written(key, write_id)):
+                return
+            if isinstance(error, ObjectChangedError):
+                raise exists_already(self.root + key) from None
+            raise
+
+    def refuse_existing(self, key: str, write_id: str = "") -> Operation[None]:
+        """Looks for an object where a new one is to be: for servers that may not know `If-None-Match`. AWS does, and is not asked twice.
+
+        Raises:
+            AlreadyExistsError: There is one, and it does not bear `write_id`.
+        """
+        if knows_conditions(self.wire.spec):
+            return
+        try:
+            head = yield from self.head(key)
+        except (NotFoundError, PermissionDeniedError):
+            return
+        if head.get(WRITE_ID.encode()) != write_id:
+            raise exists_already(self.root + key)
+
+    def has_written(self, key: str, write_id: str) -> Operation[bool]:
+        """Whether the object is the one that bears this id; False too where nobody says what there is."""
+        try:
+            head = yield from self.head(key)
+        except S3dlioError:
+            return False
+        return head.get(WRITE_ID.encode()) == write_id
+
+    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Fetch:
+        """Returns a request that sends an object, or a part of one; `answer` has the head of what comes."""
+        make = partial(self.wire.put, key, params, headers, len(data), self.wire.payload_hash(data))
+        return Exchange(None, self.root + key, self.wire, "PUT", make, payload=data)
+
+    def answer(self, fetch: Fetch) -> ResponseHead:
+        """Returns the head of the answer to a request that is done."""
+        assert fetch.reply is not None
+        return fetch.reply
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""

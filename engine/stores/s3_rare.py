@@ -18,8 +18,10 @@ from ..fetch.request import Exchange
 from ..fetch.sigv4 import Headers, encode_key
 from ..types import Container, PendingUpload
 from .base import Operation
-from .s3_ops import S3Operations
+from .s3_ops import Params, S3Operations
+from .s3_parts import Parts, parts_document
 from .s3_rare_xml import (
+    BucketsPage,
     UploadsPage,
     bucket_document,
     check_copied,
@@ -35,7 +37,6 @@ MAX_DELETE_KEYS: Final = 1000
 """Source: API reference, DeleteObjects."""
 MAX_COPY_BYTES: Final = 5 << 30
 """What one CopyObject takes. Source: API reference, CopyObject."""
-Params = tuple[tuple[str, str], ...]
 
 
 class S3RareOperations(S3Operations):
@@ -101,15 +102,15 @@ class S3RareOperations(S3Operations):
         Raises:
             ProtocolError: The server gave a continuation token twice.
         """
-        found: list[Container] = []
+        pages: list[BucketsPage] = []
         token: str | None = None
         seen: set[str | None] = set()
         while token not in seen:
             seen.add(token)
-            page, token = parse_buckets((yield from self._buckets_page(token)))
-            found += page
+            yield from self._buckets_page(token, lambda document: pages.append(parse_buckets(document)))
+            token = pages[-1].next_token
             if token is None:
-                return found
+                return [bucket for page in pages for bucket in page.buckets]
         raise ProtocolError("the server repeats a continuation token", uri="s3://")
 
     def list_uploads(self, prefix: str) -> Operation[list[PendingUpload]]:
@@ -118,16 +119,15 @@ class S3RareOperations(S3Operations):
         Raises:
             ProtocolError: The server gave a page twice, so the list would never end.
         """
-        found: list[PendingUpload] = []
+        pages: list[UploadsPage] = []
         markers: tuple[str, str] | None = None
         seen: set[tuple[str, str] | None] = set()
         while markers not in seen:
             seen.add(markers)
-            page = yield from self._uploads_page(prefix, markers)
-            found += page.uploads
-            markers = page.next_markers
+            yield from self._uploads_page(prefix, markers, lambda document: pages.append(parse_uploads(document, self.root)))
+            markers = pages[-1].next_markers
             if markers is None:
-                return found
+                return [upload for page in pages for upload in page.uploads]
         raise ProtocolError("the server repeats a page of its list of uploads", uri=self.root + prefix)
 
     def abort_upload(self, key: str, upload_id: str) -> Operation[None]:
@@ -138,7 +138,25 @@ class S3RareOperations(S3Operations):
             if error.message.startswith("NoSuchBucket"):
                 raise
 
-    # By the fast lane.
+    # By the fast lane. What `take` raises of a document is a failure of the request, and tried again.
+
+    def begin_parts(self, key: str, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
+        """Has a multipart upload begun; `take` is given the document that names it."""
+        make = partial(self.wire.document, "POST", key, (("uploads", ""),), headers)
+        yield self._asked("POST", key, make, take)
+
+    def end_parts(self, key: str, upload_id: str, parts: Parts, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
+        """Has the object made of its parts, in their order; `take` is given the document that says whether it is."""
+        make = partial(self.wire.document, "POST", key, (("uploadId", upload_id),), headers, parts_document(parts))
+        yield self._asked("POST", key, make, take)
+
+    def find_parts(self, key: str, upload_id: str) -> Operation[None]:
+        """Asks for the parts of an upload, of which there may be none.
+
+        Raises:
+            NotFoundError: The upload is gone.
+        """
+        yield self._exchange("GET", key, (("max-parts", "1"), ("uploadId", upload_id)))
 
     def _delete_batch(self, batch: Deletions) -> Operation[None]:
         def make() -> bytes:
@@ -163,16 +181,15 @@ class S3RareOperations(S3Operations):
     def _delete_bucket(self) -> Operation[None]:
         yield self._exchange("DELETE", "")
 
-    def _buckets_page(self, token: str | None) -> Operation[bytes]:
-        fetch = yield self._exchange("GET", "", () if token is None else (("continuation-token", token),))
-        return bytes(fetch.body)
+    def _buckets_page(self, token: str | None, take: Callable[[bytes], None]) -> Operation[None]:
+        params: Params = () if token is None else (("continuation-token", token),)
+        yield self._asked("GET", "", partial(self.wire.request, "GET", "", params), take)
 
-    def _uploads_page(self, prefix: str, markers: tuple[str, str] | None) -> Operation[UploadsPage]:
+    def _uploads_page(self, prefix: str, markers: tuple[str, str] | None, take: Callable[[bytes], None]) -> Operation[None]:
         params: Params = (("encoding-type", "url"), ("prefix", prefix), ("uploads", ""))
         if markers is not None:
             params += (("key-marker", markers[0]), ("upload-id-marker", markers[1]))
-        fetch = yield self._exchange("GET", "", params)
-        return parse_uploads(bytes(fetch.body), self.root)
+        yield self._asked("GET", "", partial(self.wire.request, "GET", "", params), take)
 
     def _abort_upload(self, key: str, upload_id: str) -> Operation[None]:
         yield self._exchange("DELETE", key, (("uploadId", upload_id),))

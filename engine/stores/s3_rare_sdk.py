@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..fetch.sdk_lane import Call
+from ..fetch.sigv4 import Headers
 from .base import Operation
+from .s3_parts import Parts, sdk_parts
 from .s3_rare import Deletions, S3RareOperations
-from .s3_rare_xml import UploadsPage, check_copied, parse_uploads
-from .s3_sdk import DOCUMENT, S3SdkOperations
+from .s3_rare_xml import check_copied
+from .s3_sdk import S3SdkOperations, sdk_arguments
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -47,27 +48,32 @@ class S3RareSdkOperations(S3SdkOperations, S3RareOperations):
     def _delete_bucket(self) -> Operation[None]:
         yield self._call("", lambda client: client.delete_bucket(Bucket=self.wire.spec.sdk.bucket))
 
-    def _buckets_page(self, token: str | None) -> Operation[bytes]:
+    def _buckets_page(self, token: str | None, take: Callable[[bytes], None]) -> Operation[None]:
         given: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
-        return (yield from self._document("", lambda client: client.list_buckets(**given)))
+        yield self._looked_into("", lambda client: client.list_buckets(**given), take)
 
-    def _uploads_page(self, prefix: str, markers: tuple[str, str] | None) -> Operation[UploadsPage]:
+    def _uploads_page(self, prefix: str, markers: tuple[str, str] | None, take: Callable[[bytes], None]) -> Operation[None]:
         given = {**self.wire.setup.pays, "Prefix": prefix, "EncodingType": "url"}
         if markers is not None:
             given |= {"KeyMarker": markers[0], "UploadIdMarker": markers[1]}
-        return parse_uploads((yield from self._document("", lambda client: client.list_multipart_uploads(**given))), self.root)
+        yield self._looked_into("", lambda client: client.list_multipart_uploads(**given), take)
+
+    def begin_parts(self, key: str, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
+        """As `S3RareOperations.begin_parts`."""
+        given = {**self.wire.setup.reads, "Key": key, **sdk_arguments(headers)}
+        yield self._looked_into(key, lambda client: client.create_multipart_upload(**given), take)
+
+    def end_parts(self, key: str, upload_id: str, parts: Parts, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
+        """As `S3RareOperations.end_parts`."""
+        given = {**self.wire.setup.pays, "Key": key, "UploadId": upload_id, **sdk_arguments(headers)}
+        wanted: Any = {"Parts": sdk_parts(parts)}
+        yield self._looked_into(key, lambda client: client.complete_multipart_upload(**given, MultipartUpload=wanted), take)
+
+    def find_parts(self, key: str, upload_id: str) -> Operation[None]:
+        """As `S3RareOperations.find_parts`."""
+        given = {**self.wire.setup.reads, "Key": key, "UploadId": upload_id, "MaxParts": 1}
+        yield self._call(key, lambda client: client.list_parts(**given))
 
     def _abort_upload(self, key: str, upload_id: str) -> Operation[None]:
         given = {**self.wire.setup.pays, "Key": key, "UploadId": upload_id}
         yield self._call(key, lambda client: client.abort_multipart_upload(**given))
-
-    def _document(self, key: str, ask: Callable[[S3Client], Any]) -> Operation[bytes]:
-        done = yield self._call(key, ask)
-        assert isinstance(done, Call)
-        document: bytes = done.result[DOCUMENT]
-        return document
-
-    def _looked_into(self, key: str, ask: Callable[[S3Client], Any], take: Callable[[bytes], None]) -> Call:
-        call = self._call(key, ask)
-        call.check = lambda done: take(done.result[DOCUMENT])
-        return call

@@ -38,12 +38,14 @@ from ..errors import (
 from ..fetch.answer import MAX_CHUNKED_BYTES
 from ..fetch.http1 import ResponseHead, format_range, parse_head
 from ..fetch.loan import Loan
+from ..fetch.request import Fetch
 from ..fetch.sdk_lane import Call, Stream
+from ..fetch.sigv4 import Headers
 from ..text import clean
 from .base import Operation
 from .quiet import quiet
 from .s3_config import S3Spec
-from .s3_ops import S3Operations
+from .s3_ops import Params, S3Operations
 from .s3_wire import log_slow_lane, with_identity
 from .s3_xml import Refusal, error_from_refusal
 
@@ -222,31 +224,71 @@ class S3SdkOperations(S3Operations):
         uri = self.root + key
         return Call(uri, self.wire, partial(self.wire.request, uri, function))
 
-    def _head(self, key: str) -> Operation[ResponseHead]:
-        done = yield self._call(key, lambda client: client.head_object(**self.wire.setup.reads, Key=key))
-        assert isinstance(done, Call)
-        return _head_of(done.result)
+    def head(self, key: str, with_checksum: bool = False) -> Operation[ResponseHead]:
+        """As `S3Operations.head`."""
+        given: dict[str, Any] = {**self.wire.setup.reads, "Key": key}
+        if with_checksum:
+            given["ChecksumMode"] = "ENABLED"
+        done = yield self._call(key, lambda client: client.head_object(**given))
+        return self.answer(done)
 
-    def _page(self, params: tuple[tuple[str, str], ...]) -> Operation[bytes]:
+    def _page(self, params: tuple[tuple[str, str], ...], take: Callable[[bytes], None]) -> Operation[None]:
         given: dict[str, Any] = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
-        done = yield self._call("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given))
-        assert isinstance(done, Call)
-        document: bytes = done.result[DOCUMENT]
-        return document
+        yield self._looked_into("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given), take)
 
-    def put(self, key: str, data: memoryview) -> Operation[None]:
-        """As `Store.put`."""
+    def _looked_into(self, key: str, ask: Callable[[S3Client], Any], take: Callable[[bytes], None]) -> Call:
+        """Returns a call whose document is given to `take`; what that raises is a failure of the call, and tried again."""
+        call = self._call(key, ask)
+        call.check = lambda done: take(done.result[DOCUMENT])
+        return call
+
+    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Fetch:
+        """As `S3Operations.writing`."""
         uri = self.root + key
+        given: dict[str, Any] = {**self.wire.setup.reads, "Key": key, **sdk_arguments(headers)}
+        if params:
+            (_, number), (_, upload_id) = params
+            given |= {"PartNumber": int(number), "UploadId": upload_id}
 
         def call(loan: Loan) -> Any:
-            return self.wire.request(uri, lambda client: client.put_object(**self.wire.setup.reads, Key=key, Body=cast("Any", loan)))
+            def ask(client: S3Client) -> Any:
+                # It may be asked twice, the second time in another region.
+                loan.seek(0)
+                return client.upload_part(**given, Body=loan) if params else client.put_object(**given, Body=loan)
 
-        yield Call(uri, self.wire, call, data)
+            return self.wire.request(uri, ask)
+
+        return Call(uri, self.wire, call, data)
+
+    def answer(self, fetch: Fetch) -> ResponseHead:
+        """As `S3Operations.answer`."""
+        assert isinstance(fetch, Call)
+        return _head_of(fetch.result)
 
     def _delete(self, key: str) -> Operation[None]:
         yield self._call(key, lambda client: client.delete_object(**self.wire.setup.pays, Key=key))
 
 
+def sdk_arguments(headers: Headers) -> dict[str, Any]:
+    """Returns headers as botocore's arguments; metadata among them under its own name."""
+    found: dict[str, Any] = {}
+    for name, value in headers:
+        if name.startswith(_METADATA):
+            found.setdefault("Metadata", {})[name.removeprefix(_METADATA)] = value
+        else:
+            found[_HEADER_ARGUMENTS[name]] = int(value) if name == "x-amz-mp-object-size" else value
+    return found
+
+
+_METADATA: Final = "x-amz-meta-"
+_HEADER_ARGUMENTS: Final = {
+    "if-none-match": "IfNoneMatch",
+    "x-amz-checksum-algorithm": "ChecksumAlgorithm",
+    "x-amz-checksum-crc32c": "ChecksumCRC32C",
+    "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
+    "x-amz-checksum-type": "ChecksumType",
+    "x-amz-mp-object-size": "MpuObjectSize",
+}
 _LIST_ARGUMENTS: Final = {
     "prefix": "Prefix",
     "delimiter": "Delimiter",
@@ -255,7 +297,16 @@ _LIST_ARGUMENTS: Final = {
 }
 DOCUMENT: Final = "s3dlio-document"
 """Where the document of an answer is among what botocore returns."""
-_DOCUMENTS: Final = ("ListObjectsV2", "DeleteObjects", "CopyObject", "ListBuckets", "ListMultipartUploads")
+_DOCUMENTS: Final = (
+    "ListObjectsV2",
+    "DeleteObjects",
+    "CopyObject",
+    "ListBuckets",
+    "ListMultipartUploads",
+    "CreateMultipartUpload",
+    "CompleteMultipartUpload",
+    "ListParts",
+)
 """Operations whose documents are read by the modules that read them on the fast lane."""
 
 

@@ -27,6 +27,7 @@ import msgspec
 from ..errors import (
     AlreadyExistsError,
     BucketElsewhereError,
+    ChecksumMismatchError,
     ExpiredCredentialsError,
     InvalidRangeError,
     NotFoundError,
@@ -37,6 +38,8 @@ from ..errors import (
     S3dlioError,
     ServerError,
     ThrottledError,
+    TruncatedBodyError,
+    UnsupportedError,
 )
 from ..fetch.http1 import unquote_etag
 from ..text import clean
@@ -83,8 +86,10 @@ def parse_list_page(body: bytes, bucket_root: str) -> ListPage:
     return ListPage(entries, prefixes, _read_token(root, space, bucket_root))
 
 
-def open_document(body: bytes, name: str, uri: str) -> tuple[ET.Element, str]:
+def open_document(body: bytes, name: str, uri: str, alias: str = "") -> tuple[ET.Element, str]:
     """Returns the root of an answer that must be a `<name>` document, and what stands before the names of its elements.
+
+    `alias` is what a server calls it that does not know better.
 
     Raises:
         ProtocolError: It is no such document. Retryable.
@@ -92,7 +97,7 @@ def open_document(body: bytes, name: str, uri: str) -> tuple[ET.Element, str]:
     """
     root = _parse_document(body)
     space = root.tag[: root.tag.rfind("}") + 1]
-    if root.tag != space + name:
+    if root.tag not in (space + name, space + alias):
         if root.tag == space + "Error":
             raise error_from_response(200, {}, body, uri, 1)
         raise ProtocolError(f"the answer is a <{clean(root.tag[len(space) :][:80])}> document, not a <{name}>", uri=uri)
@@ -206,6 +211,12 @@ _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
     "TokenRefreshRequired": ExpiredCredentialsError,
     "InvalidToken": PermissionDeniedError,
     "BucketAlreadyExists": AlreadyExistsError,
+    "BadDigest": ChecksumMismatchError,
+    "XAmzContentChecksumMismatch": ChecksumMismatchError,
+    "XAmzContentSHA256Mismatch": ChecksumMismatchError,
+    "IncompleteBody": TruncatedBodyError,
+    "ConditionalRequestConflict": ServerError,
+    "NotImplemented": UnsupportedError,
     "OperationAborted": ServerError,
     "InternalError": ServerError,
     "RequestTimeout": ServerError,
@@ -217,7 +228,7 @@ _OF_CODE: Final[dict[str, type[S3dlioError]]] = {
     "RequestLimitExceeded": ThrottledError,
     "TooManyRequests": ThrottledError,
 }
-"""Codes that S3 sends under a status which says less: an expired token or a slow upload is a 400.
+"""Codes that S3 sends under a status which says less: an expired token, a slow upload, one that was changed on its way is a 400.
 
 Source: API reference, Error responses.
 """
