@@ -52,18 +52,24 @@ _HOME = {
     "s3dlio.engine.memory.view": ("BytesView",),
     "s3dlio.engine.pool.pool": ("Pool",),
     "s3dlio.engine.types": ("ListEntry", "ObjectInfo", "ObjectRef"),
-    "s3dlio.engine.ops.objects": ("delete", "exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
+    "s3dlio.engine.ops.objects": ("exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
+    "s3dlio.engine.ops.into": ("get_into",),
+    "s3dlio.engine.ops.removal": ("delete",),
+    "s3dlio.engine.ops.aliases": ("get_by_key", "get_object", "list_full_uris", "list_keys", "stat_key", "stat_object"),
     "s3dlio.engine.ops.awaited": (
         "exists_async",
         "get_async",
+        "get_into_async",
         "get_many_async",
+        "get_many_stats_async",
         "get_range_async",
         "list_async",
-        "put_bytes_async",
         "stat_async",
         "stat_many_async",
     ),
-    "s3dlio.engine.ops.batch": ("get_many",),
+    "s3dlio.engine.ops.awaited_writes": ("delete_async", "put_bytes_async", "put_many_async"),
+    "s3dlio.engine.ops.awaited_aliases": ("get_object_async", "list_full_uris_async", "list_keys_async", "stat_object_async"),
+    "s3dlio.engine.ops.batch": ("get_many", "get_many_stats", "put_many"),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
     "s3dlio.engine.ops.transfer": ("download", "download_async", "upload", "upload_async"),
     "s3dlio.engine.ops.transfer_summary": ("TransferSummary",),
@@ -98,19 +104,35 @@ if TYPE_CHECKING:
     from s3dlio.datasets.torch import ObjectStoreMapDataset as ObjectStoreMapDataset
     from s3dlio.engine.config import configure as configure
     from s3dlio.engine.memory.view import BytesView as BytesView
+    from s3dlio.engine.ops.aliases import get_by_key as get_by_key
+    from s3dlio.engine.ops.aliases import get_object as get_object
+    from s3dlio.engine.ops.aliases import list_full_uris as list_full_uris
+    from s3dlio.engine.ops.aliases import list_keys as list_keys
+    from s3dlio.engine.ops.aliases import stat_key as stat_key
+    from s3dlio.engine.ops.aliases import stat_object as stat_object
     from s3dlio.engine.ops.awaited import exists_async as exists_async
     from s3dlio.engine.ops.awaited import get_async as get_async
+    from s3dlio.engine.ops.awaited import get_into_async as get_into_async
     from s3dlio.engine.ops.awaited import get_many_async as get_many_async
+    from s3dlio.engine.ops.awaited import get_many_stats_async as get_many_stats_async
     from s3dlio.engine.ops.awaited import get_range_async as get_range_async
     from s3dlio.engine.ops.awaited import list_async as list_async
-    from s3dlio.engine.ops.awaited import put_bytes_async as put_bytes_async
     from s3dlio.engine.ops.awaited import stat_async as stat_async
     from s3dlio.engine.ops.awaited import stat_many_async as stat_many_async
+    from s3dlio.engine.ops.awaited_aliases import get_object_async as get_object_async
+    from s3dlio.engine.ops.awaited_aliases import list_full_uris_async as list_full_uris_async
+    from s3dlio.engine.ops.awaited_aliases import list_keys_async as list_keys_async
+    from s3dlio.engine.ops.awaited_aliases import stat_object_async as stat_object_async
+    from s3dlio.engine.ops.awaited_writes import delete_async as delete_async
+    from s3dlio.engine.ops.awaited_writes import put_bytes_async as put_bytes_async
+    from s3dlio.engine.ops.awaited_writes import put_many_async as put_many_async
     from s3dlio.engine.ops.batch import get_many as get_many
+    from s3dlio.engine.ops.batch import get_many_stats as get_many_stats
+    from s3dlio.engine.ops.batch import put_many as put_many
+    from s3dlio.engine.ops.into import get_into as get_into
     from s3dlio.engine.ops.lifecycle import init_logging as init_logging
     from s3dlio.engine.ops.lifecycle import shutdown as shutdown
     from s3dlio.engine.ops.mp_get import mp_get as mp_get
-    from s3dlio.engine.ops.objects import delete as delete
     from s3dlio.engine.ops.objects import exists as exists
     from s3dlio.engine.ops.objects import get as get
     from s3dlio.engine.ops.objects import get_range as get_range
@@ -118,6 +140,7 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.objects import list_iter as list_iter
     from s3dlio.engine.ops.objects import put_bytes as put_bytes
     from s3dlio.engine.ops.objects import stat as stat
+    from s3dlio.engine.ops.removal import delete as delete
     from s3dlio.engine.ops.transfer import download as download
     from s3dlio.engine.ops.transfer import download_async as download_async
     from s3dlio.engine.ops.transfer import upload as upload

@@ -1,4 +1,4 @@
-"""The verbs for callers who await: get, get_range, get_many, put_bytes, stat, exists and list, each with `_async`, and stat_many_async.
+"""The verbs that read, with `_async`: get, get_range, get_into, get_many, stat, stat_many, get_many_stats, exists and list.
 
 They take the arguments of the verbs without `_async`, and give the same results and errors. A call that is cancelled frees its memory and
 closes its connection at once.
@@ -9,16 +9,19 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import S3dlioError
 from ..pool.awaited import async_fetcher
-from ..pool.in_threads import in_thread, side_by_side
+from ..pool.in_threads import in_thread, to_its_end
 from ..pool.rooms import new_view_fetch
-from ..stores.base import arun_pages
+from ..stores.base import arun, arun_pages
 from . import objects
-from .batch import check_batch, hand_out
-from .objects import as_payload, check_key, check_range, find, read_range, selection
+from .batch import Sizes, check_batch, check_stats, hand_out, looks
+from .into import check_into, read_into
+from .objects import check_range, find, look_up, read_range, selection
+from .perform import Outcomes, Place
+from .perform_awaited import perform_async, perform_many_async
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -37,9 +40,21 @@ async def get_async(uri: str) -> BytesView:
 async def get_range_async(uri: str, offset: int, length: int | None = None) -> BytesView:
     """Returns bytes [offset, offset + length) of an object, as `get_range`."""
     check_range(uri, offset, length)
-    fetcher = async_fetcher()
-    store, key = await fetcher.locate(uri)
-    return await fetcher.operate(store, read_range(store, key, uri, offset, length))
+    return await perform_async(partial(read_range, offset=offset, length=length), uri)
+
+
+async def get_into_async(uri: str, buffer: Any, offset: int = 0, length: int | None = None) -> int:
+    """Reads bytes [offset, offset + length) of an object to the beginning of `buffer`, as `get_into`.
+
+    A call that is cancelled writes nothing to `buffer` any more: of a local file it first reads the piece to its end that it is at.
+    """
+    with check_into(uri, buffer, offset, length) as room:
+        fetcher = async_fetcher()
+        place = Place(uri, *(await fetcher.locate(uri)))
+        operation = read_into(place, room, offset, length)
+        if place.store.wire.is_local:
+            return await to_its_end(operation)
+        return await arun(operation, fetcher.run)
 
 
 async def get_many_async(
@@ -58,22 +73,9 @@ async def get_many_async(
     return hand_out(wanted, await async_fetcher().fetch_many(wanted, in_flight), with_uris, errors)
 
 
-async def put_bytes_async(uri: str, data: Any) -> None:
-    """Writes a whole object, as `put_bytes`. `data` must not change before the call returns.
-
-    Of a call that is cancelled nobody knows whether the object was written; it is there as a whole, or not at all.
-    """
-    fetcher = async_fetcher()
-    store, key = await fetcher.locate(uri)
-    check_key(uri, key)
-    await fetcher.put(store, key, as_payload(data))
-
-
 async def stat_async(uri: str) -> dict[str, Any]:
     """Returns the facts of an object, as `stat`."""
-    fetcher = async_fetcher()
-    store, key = await fetcher.locate(uri)
-    return (await fetcher.operate(store, store.stat(key))).as_stat()
+    return await perform_async(look_up, uri)
 
 
 async def stat_many_async(
@@ -96,28 +98,23 @@ async def stat_many_async(
         S3dlioError: As `stat`, unless `errors="return"`.
     """
     wanted, in_flight = check_batch(uris, workers, max_in_flight, errors)
-    results: builtins.list[Any] = [None] * len(wanted)
-    todo = iter(enumerate(wanted))
-    fetcher = async_fetcher()
-    with fetcher.lane(in_flight) as lane:
+    outcomes = Outcomes(keeps=True)
+    await perform_many_async(((uri, look_up) for uri in wanted), in_flight, outcomes.note)
+    return hand_out(wanted, outcomes.in_order(), False, errors)
 
-        async def work() -> None:
-            for index, uri in todo:
-                try:
-                    store, key = await fetcher.locate(uri)
-                    results[index] = (await fetcher.operate(store, store.stat(key), lane)).as_stat()
-                except S3dlioError as error:
-                    results[index] = error
 
-        await side_by_side(*(work() for _ in range(min(in_flight, len(wanted)))))
-    return hand_out(wanted, results, False, errors)
+async def get_many_stats_async(
+    uris: Iterable[str], concurrency: int | None = None, *, max_in_flight: int | None = None
+) -> tuple[int, int]:
+    """Returns how many objects there are, and their bytes together, as `get_many_stats`."""
+    in_flight, sizes = check_stats(uris, concurrency, max_in_flight), Sizes()
+    await perform_many_async(looks(uris), in_flight, sizes.note)
+    return sizes.total()
 
 
 async def exists_async(uri: str) -> bool:
     """Whether the object exists, as `exists`."""
-    fetcher = async_fetcher()
-    store, key = await fetcher.locate(uri)
-    return await fetcher.operate(store, find(store, key))
+    return await perform_async(find, uri)
 
 
 async def list_async(

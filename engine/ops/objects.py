@@ -1,4 +1,4 @@
-"""The verbs on one object or one listing: get, get_range, put_bytes, stat, exists, delete, list, list_iter.
+"""The verbs on one object or one listing: get, get_range, put_bytes, stat, exists, list, list_iter.
 
 What they do stands in operations and checks that `awaited.py` uses too, so that both kinds of caller get the same.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
+from ..memory.buffers import as_payload
 from ..pool.inline import inline_fetcher
 from ..pool.rooms import ViewFetch, new_view_fetch, process_rooms
-from ..stores.base import Operation, Store, run, run_pages
+from ..stores.base import Operation, Store, run_pages
 from ..stores.registry import is_file_scheme, locate
 from ..types import ListEntry
 from ..uri import as_directory
 from .globs import compile_pattern
+from .perform import Place, perform
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -49,8 +52,7 @@ def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:
         NotFoundError, PermissionDeniedError, S3dlioError: As `get`.
     """
     check_range(uri, offset, length)
-    store, key = locate(uri)
-    return run(read_range(store, key, uri, offset, length), inline_fetcher().run)
+    return perform(partial(read_range, offset=offset, length=length), uri)
 
 
 def check_range(uri: str, offset: int, length: int | None) -> None:
@@ -63,24 +65,42 @@ def check_range(uri: str, offset: int, length: int | None) -> None:
         raise InvalidRangeError(f"offset and length cannot be negative: {offset}, {length}", uri=uri)
 
 
-def read_range(store: Store, key: str, uri: str, offset: int, length: int | None) -> Operation[BytesView]:
+def read_range(place: Place, offset: int, length: int | None) -> Operation[BytesView]:
     """The operation of `get_range`."""
+    uri, store, key = place
     if length != 0:
         end = None if length is None else offset + length
         try:
             fetch = yield new_view_fetch(uri, store.wire, key, start=offset, end=end)
         except InvalidRangeError as error:
-            # HTTP has no empty range: offset == size is refused (416) like one beyond the end, and not every server says the size.
-            if error.status is None or (yield from store.stat(key)).size != offset:
+            if not (yield from is_at_end(place, offset, error)):
                 raise
             return process_rooms().empty_view()
         assert isinstance(fetch, ViewFetch)
         assert fetch.view is not None
         return fetch.view
-    size = (yield from store.stat(key)).size
-    if offset > size:
-        raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=uri)
+    yield from look_at_nothing(place, offset)
     return process_rooms().empty_view()
+
+
+def is_at_end(place: Place, offset: int, error: InvalidRangeError) -> Operation[bool]:
+    """Whether a range was refused because it begins where the object ends: then it is empty, and no error.
+
+    HTTP has no empty range: offset == size is refused (416) like one beyond the end, and not every server says the size.
+    """
+    return error.status is not None and (yield from place.store.stat(place.key)).size == offset
+
+
+def look_at_nothing(place: Place, offset: int) -> Operation[None]:
+    """Makes sure that there is an object, and that the empty range at `offset` is in it.
+
+    Raises:
+        InvalidRangeError: It is beyond the end.
+        NotFoundError: There is no object.
+    """
+    size = (yield from place.store.stat(place.key)).size
+    if offset > size:
+        raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=place.uri)
 
 
 def put_bytes(uri: str, data: Any) -> None:
@@ -90,9 +110,26 @@ def put_bytes(uri: str, data: Any) -> None:
         TypeError: `data` has no contiguous buffer.
         PermissionDeniedError, S3dlioError: As the store says.
     """
-    store, key = locate(uri)
-    check_key(uri, key)
-    run(store.put(key, as_payload(data)), inline_fetcher().run)
+    perform(partial(write, data=data), uri)
+
+
+def write(place: Place, data: Any, *, has_own_copies: bool = False) -> Operation[None]:
+    """Returns the operation that writes a whole object.
+
+    Args:
+        place: Where.
+        data: Anything with the buffer protocol.
+        has_own_copies: Whether a write to a local store is made from a copy, since it may go on when the caller has left.
+
+    Raises:
+        ConfigurationError: The place is a bucket.
+        TypeError: `data` has no contiguous buffer.
+    """
+    check_key(place.uri, place.key)
+    payload = as_payload(data)
+    if has_own_copies and place.store.wire.is_local:
+        payload = memoryview(bytes(payload))
+    return place.store.put(place.key, payload)
 
 
 def check_key(uri: str, key: str) -> None:
@@ -105,46 +142,32 @@ def check_key(uri: str, key: str) -> None:
         raise ConfigurationError("an object needs a key", uri=uri)
 
 
-def as_payload(data: Any) -> memoryview:
-    """Returns the bytes of anything with the buffer protocol, without a copy.
-
-    Raises:
-        TypeError: `data` has no contiguous buffer.
-    """
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
 def stat(uri: str) -> dict[str, Any]:
     """Returns the 16 facts of an object: `size` (int), `last_modified` (ISO-8601, UTC), `etag` and the rest; None where unknown.
 
     Raises:
         NotFoundError: No such object; a prefix is none.
     """
-    store, key = locate(uri)
-    return run(store.stat(key), inline_fetcher().run).as_stat()
+    return perform(look_up, uri)
+
+
+def look_up(place: Place) -> Operation[dict[str, Any]]:
+    """The operation of `stat`."""
+    return (yield from place.store.stat(place.key)).as_stat()
 
 
 def exists(uri: str) -> bool:
     """Whether the object exists. Only not-found is False: every other error is raised."""
-    store, key = locate(uri)
-    return run(find(store, key), inline_fetcher().run)
+    return perform(find, uri)
 
 
-def find(store: Store, key: str) -> Operation[bool]:
+def find(place: Place) -> Operation[bool]:
     """The operation of `exists`."""
     try:
-        yield from store.stat(key)
+        yield from place.store.stat(place.key)
     except (NotFoundError, IsADirectoryError):
         return False
     return True
-
-
-def delete(uri: str) -> None:
-    """Deletes an object; a missing one is no error."""
-    store, key = locate(uri)
-    check_key(uri, key)
-    run(store.delete(key), inline_fetcher().run)
 
 
 def list(uri: str, recursive: bool = False, pattern: str | re.Pattern[str] | None = None) -> builtins.list[str]:

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
 from ..config import settings
+from ..errors import InternalError
 from ..fetch.local import read_piece
-from ..fetch.request import State
-from .rooms import Rooms, ViewFetch
+from ..fetch.request import Fetch, State
+from ..stores.base import Operation, run
+from .rooms import Rooms, ViewFetch, process_rooms
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -56,6 +58,50 @@ async def read_locally(rooms: Rooms, todo: deque[ViewFetch], results: list[Any],
         await side_by_side(*(in_thread(reads.work) for _ in range(min(len(todo), max_threads, _LOCAL_THREADS))))
     finally:
         reads.is_wanted = False
+
+
+class _LocalRunner:
+    """A `Runner` of reads of local files, piece by piece, until nobody wants them any more."""
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+
+    def __call__(self, fetch: Fetch) -> Fetch:
+        """Reads to the end.
+
+        Raises:
+            S3dlioError: As the file system says.
+        """
+        grant, limits = process_rooms().grant, settings()
+        while fetch.state < State.DONE:
+            if not self.is_wanted:
+                raise InternalError("nobody waits for this any more", uri=fetch.uri)
+            read_piece(fetch, grant, limits)
+        if fetch.error is not None:
+            raise fetch.error
+        return fetch
+
+
+async def to_its_end(operation: Operation[T]) -> T:
+    """Drives an operation that reads from a local store into memory of the caller's, in the event loop's executor.
+
+    A caller who is cancelled gets away when the piece is read that is being read: from then on nobody writes to that memory.
+
+    Raises:
+        S3dlioError: As the operation says.
+    """
+    runner = _LocalRunner()
+    done = asyncio.ensure_future(in_thread(run, operation, runner))
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        runner.is_wanted = False
+        while not done.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((done,))
+        if not done.cancelled():
+            done.exception()  # taken, so that asyncio does not complain
+        raise
 
 
 async def side_by_side(*coroutines: Coroutine[Any, Any, None]) -> None:

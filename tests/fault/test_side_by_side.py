@@ -9,6 +9,7 @@ import pytest
 
 import s3dlio
 from s3dlio.engine.ops.objects import read_range
+from s3dlio.engine.ops.perform import Place
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation
 from s3dlio.engine.stores.registry import locate
@@ -25,7 +26,7 @@ def reads(uris: list[str], begun: list[str] | None = None) -> Iterator[tuple[str
         store, key = locate(uri)
         if begun is not None:
             begun.append(uri)
-        yield uri, read_range(store, key, uri, 1, None)
+        yield uri, read_range(Place(uri, store, key), 1, None)
 
 
 def test_each_operation_gives_its_result_or_its_error(served: ObjectServer) -> None:

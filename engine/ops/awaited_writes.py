@@ -1,0 +1,60 @@
+"""The verbs that write and delete, for callers who await: put_bytes, put_many and delete, each with `_async`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Literal
+
+from ..memory.buffers import as_payload
+from ..pool.awaited import async_fetcher
+from ..pool.in_threads import in_thread
+from ..stores.base import arun_pages
+from ..stores.registry import is_file_scheme
+from .batch import end_puts, writes
+from .objects import check_key
+from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
+from .perform_awaited import perform_async, perform_many_async
+from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove_trees
+
+
+async def put_bytes_async(uri: str, data: Any) -> None:
+    """Writes a whole object, as `put_bytes`. `data` must not change before the call returns.
+
+    Of a call that is cancelled nobody knows whether the object was written; it is there as a whole, or not at all.
+    """
+    fetcher = async_fetcher()
+    store, key = await fetcher.locate(uri)
+    check_key(uri, key)
+    await fetcher.put(store, key, as_payload(data))
+
+
+async def put_many_async(
+    items: Iterable[tuple[str, Any]], max_in_flight: int = 64, *, errors: Literal["raise", "return"] = "raise"
+) -> list[Exception | None] | None:
+    """Writes many objects, as `put_many`. Data must not change before the call returns."""
+    is_returned, outcomes = check_errors(errors), Outcomes(keeps=errors == "return")
+    await perform_many_async(writes(items, has_own_copies=True), check_in_flight(max_in_flight), outcomes.note)
+    return end_puts(outcomes, is_returned)
+
+
+async def delete_async(uri: str, recursive: bool = False, *, progress: bool = False) -> None:
+    """Deletes an object, or with `recursive` all below it too, as `delete`."""
+    if not recursive:
+        await perform_async(delete_one, uri)
+        return
+    fetcher = async_fetcher()
+    place = Place(uri, *(await fetcher.locate(uri)))
+    with Removal(uri, progress=progress) as removal:
+        if is_file_scheme(uri):
+            await in_thread(remove_trees, place, removal)
+        else:
+            await perform_many_async(_batches(place), MAX_IN_FLIGHT, removal.note)
+
+
+async def _batches(place: Place) -> AsyncIterator[Todo]:
+    batches = Batches(place)
+    async for page in arun_pages(doomed(place), async_fetcher().run):
+        for todo in batches.add(page):
+            yield todo
+    for todo in batches.rest():
+        yield todo
