@@ -161,6 +161,63 @@ def _put(
     upload(file, uri)
 
 
+RecursiveOption = Annotated[bool, typer.Option("--recursive/--flat", "-r/-R", help="Descend, or one level only.")]
+SkipOption = Annotated[bool, typer.Option("--skip-existing", help="Pass over what is there already and has not changed.")]
+JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Requests at once.")]
+SelectOption = Annotated[
+    str | None,
+    typer.Option("--pattern", "-p", help="A glob: *.npz against names, a/**/b against relative paths.", show_default=False),
+]
+
+
+@app.command("upload")
+def _upload(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Files, directories, globs; or one URI.", show_default=False)
+    ],
+    uri: UriArgument,
+    jobs: JobsOption = 32,
+    pattern: SelectOption = None,
+    recursive: RecursiveOption = True,
+    skip_existing: SkipOption = False,
+    follow_symlinks: Annotated[bool, typer.Option("--follow-symlinks", help="Upload what symbolic links lead to.")] = False,
+    create_bucket: Annotated[bool, typer.Option("--create-bucket", "-c", help="Make the bucket first.")] = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Write files, with their relative paths, below URI; each object appears whole or not at all."""
+    from .transfer import run_upload
+
+    if not run_upload(
+        sources,
+        uri,
+        jobs,
+        pattern,
+        is_json,
+        recursive=recursive,
+        skip_existing=skip_existing,
+        follow_symlinks=follow_symlinks,
+        create_bucket=create_bucket,
+    ):
+        raise typer.Exit(1)
+
+
+@app.command("download")
+def _download(
+    uri: UriArgument,
+    folder: Annotated[str, typer.Argument(metavar="DIRECTORY", help="Made if it is missing; never left.", show_default=False)],
+    jobs: JobsOption = 64,
+    pattern: SelectOption = None,
+    recursive: RecursiveOption = True,
+    skip_existing: SkipOption = False,
+    is_json: JsonOption = False,
+) -> None:
+    """Write the objects below URI, with their relative paths, as files below DIRECTORY; each appears whole or not at all."""
+    from .transfer import run_download
+
+    if not run_download(uri, folder, jobs, pattern, is_json, recursive=recursive, skip_existing=skip_existing):
+        raise typer.Exit(1)
+
+
 @app.command("demo")
 def _demo(
     scale: Annotated[float, typer.Option(min=0.001, max=10.0, help="Size of the data set; 1 is 640 MiB.")] = 1.0,

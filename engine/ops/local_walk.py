@@ -1,7 +1,8 @@
 """The files below a local directory, as the source of a transfer: each with what pins it, and what is no file with the reason.
 
 Symbolic links below the root are followed only where that was asked for, since they lead out of the tree; then a directory that holds
-itself is noticed. The root itself may be one. Nothing is left out without a word: what will not be read is reported.
+itself is noticed. The root itself may be one. Nothing is left out without a word: what will not be read is reported. Only what is being
+written by s3dlio, under a name of its own, is passed over.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from ..errors import NotFoundError, PermissionDeniedError, RequestRejectedError, S3dlioError, UnsupportedError
 from ..pool.inline import inline_fetcher
 from ..stores.base import Store, run
+from ..stores.file_write import is_temporary
 from .transfer_names import Found, Item, Refused
 
 Steps = Iterator["Found | Steps"]
@@ -84,7 +86,8 @@ class _Walker:
                 if self._recursive:
                     yield self.directory(path, f"{name}/", above)
             elif child.is_file():
-                yield file_at(self._store, path, name)
+                if not is_temporary(child.name):
+                    yield file_at(self._store, path, name)
             elif child.is_symlink():
                 yield self._refused(path, NotFoundError("a symbolic link that leads to nothing"))
             else:

@@ -4,9 +4,11 @@ Owns how a file gets its place below the root, whoever else writes there at the 
 
 * The root may be reached by symbolic links, since the caller named it. Below it every directory is opened by its name in the one
   before, and a symbolic link is never followed (`O_NOFOLLOW | O_DIRECTORY`): one that is put there between two looks is refused too.
-* Bytes go to a new file (`O_EXCL`) in the opened directory, then fsync, then rename within it. A name that was there is replaced and
-  never written through: hard links keep the old bytes. A directory, a symbolic link, a pipe or a device in the place is an error.
-* `sync` makes the names durable. A file that is not committed is removed by `close`.
+* Bytes go to a new file in the opened directory, which has no name (`O_TMPFILE`), so that nothing is left of it when the process dies;
+  where there are no such files, it has a name that listings pass over. Then fsync, then rename within the directory. A file that was
+  there is replaced and never written through: hard links keep the old bytes; its mode is kept. A directory, a symbolic link, a pipe or
+  a device in the place is an error.
+* `sync` makes the names durable. What is not committed is removed by `close`.
 
 What a file was made of stands beside it, so that it is known again: its time of change is that of the object, and the version is in the
 extended attribute `user.s3dlio.version`, where the file system keeps such.
@@ -41,7 +43,10 @@ VERSION_ATTRIBUTE: Final = "user.s3dlio.version"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NAMELESS_FILE: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_NAMELESS: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+"""What file systems and kernels say that have no files without a name. Source: open(2)."""
 _CLASSES: Final[dict[int, type[S3dlioError]]] = {
     errno.ENOENT: NotFoundError,
     errno.EACCES: PermissionDeniedError,
@@ -123,8 +128,7 @@ class SafeTree:
         with self.named(path):
             directory_fd = self._open_directory(path[:-1], is_made=True)
             try:
-                self.check_place(directory_fd, path)
-                file = OpenFile(self, path, directory_fd)
+                file = OpenFile(self, path, directory_fd, self.check_place(directory_fd, path))
             except BaseException:
                 os.close(directory_fd)
                 raise
@@ -233,8 +237,8 @@ class SafeTree:
             if not stat_module.S_ISDIR(mode):
                 raise AlreadyExistsError("a file is in the way, where a directory must be", uri=self.uri(path))
 
-    def check_place(self, directory_fd: int, path: Sequence[str]) -> None:
-        """Sees to it that a rename into this place replaces a file, or nothing.
+    def check_place(self, directory_fd: int, path: Sequence[str]) -> int | None:
+        """Makes sure that a rename into this place replaces a file, whose mode is returned, or nothing.
 
         Somebody may put something else there a moment later; the rename replaces that, and still writes through nothing.
 
@@ -244,12 +248,13 @@ class SafeTree:
         try:
             mode = os.stat(path[-1], dir_fd=directory_fd, follow_symlinks=False).st_mode
         except FileNotFoundError:
-            return
+            return None
         if stat_module.S_ISDIR(mode):
             raise IsADirectoryUriError("a directory is in the place of the file", uri=self.uri(path))
         if not stat_module.S_ISREG(mode):
             kind = "a symbolic link" if stat_module.S_ISLNK(mode) else "a device, a socket or a pipe"
             raise UnsupportedError(f"{kind} is in the place of the file, and is not written to", uri=self.uri(path))
+        return stat_module.S_IMODE(mode) & 0o777
 
     @contextmanager
     def named(self, path: Sequence[str]) -> Iterator[None]:
@@ -269,14 +274,38 @@ class SafeTree:
 class OpenFile:
     """A file that has no name of its own yet. Threads may write different ranges of it at once."""
 
-    def __init__(self, tree: SafeTree, path: Sequence[str], directory_fd: int) -> None:
+    def __init__(self, tree: SafeTree, path: Sequence[str], directory_fd: int, mode: int | None) -> None:
         self._tree = tree
         self._path = path
         self._directory_fd = directory_fd
-        self._temporary = f".{secrets.token_hex(8)}.s3dlio.part"
-        self._fd = os.open(self._temporary, _NEW_FILE, 0o666, dir_fd=directory_fd)
+        self._temporary: str | None = None
+        """The name to be taken away again, if it has one."""
+        self._fd = self._open()
         self._is_open = True
+        if mode is not None:
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(self._fd, mode)
         tree.note_begun(self)
+
+    def _open(self) -> int:
+        fd = self._open_nameless()
+        if fd is None:
+            self._temporary = _temporary_name()
+            fd = os.open(self._temporary, _NEW_FILE, 0o666, dir_fd=self._directory_fd)
+        return fd
+
+    def _open_nameless(self) -> int | None:
+        try:
+            fd = os.open(".", _NAMELESS_FILE, 0o666, dir_fd=self._directory_fd)
+        except OSError as error:
+            if error.errno not in _NO_NAMELESS:
+                raise
+            return None
+        if os.path.exists(_own_name(fd)):
+            return fd
+        # Without /proc it could not be given a name.
+        os.close(fd)
+        return None
 
     def write(self, offset: int, data: memoryview) -> None:
         """Writes all of `data` at `offset`.
@@ -303,14 +332,19 @@ class OpenFile:
                 os.utime(self._fd, ns=(stamp.mtime_ns, stamp.mtime_ns))
             os.fsync(self._fd)
             self._tree.check_place(self._directory_fd, self._path)
+            if self._temporary is None:
+                self._temporary = _temporary_name()
+                # With any src_dir_fd Python calls linkat, which alone follows the link in /proc. Source: open(2), O_TMPFILE.
+                os.link(_own_name(self._fd), self._temporary, src_dir_fd=self._fd, dst_dir_fd=self._directory_fd)
             os.rename(self._temporary, self._path[-1], src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         self._end()
 
     def discard(self) -> None:
         """Removes the file, unless it is committed or removed already."""
         if self._is_open:
-            with suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._directory_fd)
+            if self._temporary is not None:
+                with suppress(OSError):
+                    os.unlink(self._temporary, dir_fd=self._directory_fd)
             self._end()
 
     def _end(self) -> None:
@@ -318,6 +352,15 @@ class OpenFile:
         self._tree.note_ended(self, self._path)
         os.close(self._fd)
         os.close(self._directory_fd)
+
+
+def _temporary_name() -> str:
+    # As those of `file://`, so that listings pass over it. 64 random bits: nobody else has it.
+    return f".s3dlio-{secrets.token_hex(8)}.part"
+
+
+def _own_name(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
 
 
 def _check_names(path: Sequence[str]) -> None:

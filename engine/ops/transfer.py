@@ -56,7 +56,7 @@ def upload(
 
     Args:
         src_uri: A file, or a directory whose content is uploaded with its relative paths: a path, `file://`, `direct://`; or the URI of an
-            object or prefix of any store; or a list of paths, in which those that do not exist may be globs: then `dest_uri` is a prefix.
+            object or prefix of any store; or a glob, or a list of paths and globs: then `dest_uri` is a prefix.
         dest_uri: The prefix; or, of a single file and without a `/` at its end, the URI of the object.
         max_in_flight: Requests at once.
         create_bucket: Whether the bucket is made first; one that is there already is no error.
@@ -212,10 +212,11 @@ def _upload(
     stop: Stop | None,
 ) -> TransferSummary:
     _check_in_flight(max_in_flight)
-    if isinstance(src_uri, str | os.PathLike):
-        source, is_single = _source(os.fspath(src_uri), recursive, follow_symlinks)
+    sources = [os.fspath(src_uri)] if isinstance(src_uri, str | os.PathLike) else [os.fspath(one) for one in src_uri]
+    if isinstance(src_uri, str | os.PathLike) and not _is_glob(sources[0]):
+        source, is_single = _source(sources[0], recursive, follow_symlinks)
     else:
-        source, is_single = _many_files([os.fspath(one) for one in src_uri], recursive, follow_symlinks), False
+        source, is_single = _many_files(sources, recursive, follow_symlinks), False
     target = _target(dest_uri, is_single, create_bucket, skip_existing)
     selected = source if is_single else _Selected(source, pattern)
     return _move(selected, target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
@@ -292,6 +293,11 @@ def _files(store: Store, path: str, recursive: bool, follow_symlinks: bool) -> t
     if not os.path.lexists(path):
         raise NotFoundError("no such file or directory", uri=store.root + path)
     return FileSource([file_at(store, path, os.path.basename(path))]), True
+
+
+def _is_glob(path: str) -> bool:
+    is_local = "://" not in path or is_file_scheme(path)
+    return is_local and bool(_GLOB.search(path)) and not os.path.lexists(_located(path)[1])
 
 
 def _many_files(paths: Sequence[str], recursive: bool, follow_symlinks: bool) -> Source:

@@ -27,22 +27,25 @@ class TransferSummary(msgspec.Struct, frozen=True, kw_only=True):
     """How long it took."""
 
     def __str__(self) -> str:
+        lines = [f"  {clean(line)}" for line in self.failures()[:_SHOWN]]
+        if len(self.failed) > _SHOWN:
+            lines.append(f"  ... and {len(self.failed) - _SHOWN:,} more")
+        return "\n".join([self.in_one_line(), *lines])
+
+    def in_one_line(self) -> str:
+        """Returns the counts in words."""
         rate = self.bytes / max(self.seconds, 1e-9) / 1e6
         text = f"{self.files:,} files, {self.bytes:,} bytes in {self.seconds:.1f} s ({rate:,.0f} MB/s)"
         if self.skipped:
             text += f", {self.skipped:,} skipped"
         if self.failed:
-            text += f", {len(self.failed):,} failed:"
-            lines = [f"  {clean(self._line(uri, error))}" for uri, error in self.failed[:_SHOWN]]
-            if len(self.failed) > _SHOWN:
-                lines.append(f"  ... and {len(self.failed) - _SHOWN:,} more")
-            text = "\n".join([text, *lines])
+            text += f", {len(self.failed):,} failed"
         return text
 
-    @staticmethod
-    def _line(uri: str, error: S3dlioError) -> str:
-        said = str(error)
-        return said if uri in said else f"{uri}: {said}"
+    def failures(self) -> list[str]:
+        """Returns a line for each that failed."""
+        said = [(uri, str(error)) for uri, error in self.failed]
+        return [text if uri in text or clean(uri) in text else f"{uri}: {text}" for uri, text in said]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it in plain values, as for JSON."""
