@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.azurite import AzureEndpoint, AzuriteServer
 from tests.support.fault_proxy import FaultProxy, Plan
 from tests.support.gcs_server import GcsEndpoint, GcsServer
 from tests.support.leaks import find_leaks, shut_down_engine, standing, take_snapshot
@@ -134,6 +135,15 @@ def gcs(private_temporary_folder: None) -> Iterator[GcsServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def azurite(private_temporary_folder: None) -> Iterator[AzuriteServer]:
+    """One Azurite for the whole run; ask it for `endpoint.new_container()`."""
+    with standing():
+        server = AzuriteServer()
+    with server:
+        yield server
+
+
 @pytest.fixture
 def s3_env(clean_aws_env: None) -> Iterator[Callable[[S3Endpoint | str], None]]:
     """Points the environment at a server: `s3_env(moto_s3.endpoint)`, `s3_env(object_server.url)`.
@@ -150,6 +160,14 @@ def gcs_env(clean_aws_env: None) -> Iterator[Callable[[GcsEndpoint | str], None]
     """As `s3_env`, for Google's: `gcs_env(gcs.endpoint)`, `gcs_env(scripted_server.url)`."""
     with pytest.MonkeyPatch.context() as patch:
         yield lambda endpoint: endpoint_env(patch, GcsEndpoint(endpoint) if isinstance(endpoint, str) else endpoint)
+        shut_down_engine()
+
+
+@pytest.fixture
+def azure_env(clean_aws_env: None) -> Iterator[Callable[[AzureEndpoint | str], None]]:
+    """As `s3_env`, for Azure's: `azure_env(azurite.endpoint)`, `azure_env(scripted_server.url)`."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda endpoint: endpoint_env(patch, AzureEndpoint(endpoint) if isinstance(endpoint, str) else endpoint)
         shut_down_engine()
 
 

@@ -15,12 +15,14 @@ from ..fetch import names
 from ..fetch.threads import end_threads
 from ..types import Container
 from ..uri import FILE_SCHEMES, parse_uri
+from .azure_config import AzureSpec
 from .base import Operation, Store
-from .file import FileSpec, FileStore, FileWire
+from .file import FileStore
+from .file_wire import DirectSpec, FileSpec, FileWire
 from .memory import MemoryStore
 from .s3_config import S3Spec
 
-Spec = S3Spec | FileSpec
+Spec = S3Spec | FileSpec | DirectSpec
 """What travels to a worker; a tagged union, so that msgspec decodes it."""
 
 _lock = threading.Lock()
@@ -82,13 +84,21 @@ def open_store(scheme: str, root: str) -> Store:
 def _make(scheme: str, root: str) -> Store:
     if scheme == "file":
         return FileStore()
+    if scheme == "direct":
+        from .direct import DirectStore
+
+        return DirectStore()
     if scheme == "memory":
         return MemoryStore(root)
     if scheme == "s3":
         from .s3 import S3Store
 
         return S3Store(root)
-    raise UnsupportedError(f"{scheme}:// has no store in this version; s3://, file:// and memory:// have", uri=root)
+    if scheme == "az":
+        from .azure import AzureStore
+
+        return AzureStore(root)
+    raise UnsupportedError(f"{scheme}:// has no store in this version; s3://, az://, file:// and memory:// have", uri=root)
 
 
 def list_containers(uri: str) -> Operation[list[Container]]:
@@ -106,6 +116,10 @@ def list_containers(uri: str) -> Operation[list[Container]]:
         from .s3 import list_buckets
 
         return list_buckets()
+    if scheme == "az":
+        from .azure import list_containers as list_of_account
+
+        return list_of_account(uri)
     raise UnsupportedError(f"{scheme}:// has no buckets that could be listed", uri=uri)
 
 
@@ -113,6 +127,10 @@ def open_wire(spec: Spec) -> Any:
     """Returns the wire that `spec` describes; what a worker calls."""
     if isinstance(spec, FileSpec):
         return FileWire()
+    if isinstance(spec, DirectSpec):
+        from .direct import DirectWire
+
+        return DirectWire()
     if isinstance(spec, S3Spec):
         if spec.slow_because is not None:
             from .s3_sdk import S3SdkWire
@@ -121,16 +139,25 @@ def open_wire(spec: Spec) -> Any:
         from .s3_wire import S3Wire
 
         return S3Wire(spec)
+    if isinstance(spec, AzureSpec):
+        if spec.slow_because is not None:
+            from .azure_sdk import AzureSdkWire
+
+            return AzureSdkWire(spec)
+        from .azure_wire import AzureWire
+
+        return AzureWire(spec)
     raise InternalError(f"no wire for {type(spec).__name__}")
 
 
 def forget_stores() -> None:
     """Forgets every open store, so that the next use resolves credentials, endpoints, names and certificates anew."""
-    from .s3_config import reset
+    from . import azure_config, s3_config
 
     with _lock:
         _stores.clear()
-    reset()
+    s3_config.reset()
+    azure_config.reset()
     names.forget()
     end_threads()
     # Only if there was an https endpoint: ssl takes 15 ms to import.

@@ -59,10 +59,10 @@ def parse_endpoint(url: str) -> Endpoint:
         ConfigurationError: Anything else. The text does not show a URL that may hold a password.
     """
     if not url.isprintable() or " " in url:
-        raise ConfigurationError("the S3 endpoint URL holds spaces or control characters")
+        raise ConfigurationError("the endpoint URL holds spaces or control characters")
     if any(sign in url for sign in "@?#"):
         raise ConfigurationError(
-            "the S3 endpoint URL must not hold a user, a query or a fragment; credentials go elsewhere"
+            "the endpoint URL must not hold a user, a query or a fragment; credentials go elsewhere"
         )
     try:
         parts = urlsplit(url)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from .azurite import close_clients as close_azure_clients
 from .gcs_server import close_clients as close_gcs_clients
 from .remains import open_fds, path_holders, shm_entries, socket_directories
 from .s3_endpoint import close_clients
@@ -90,6 +91,7 @@ def find_leaks(before: Snapshot, settle_s: float = SETTLE_S) -> Snapshot:
     shut_down_engine()
     close_clients()
     close_gcs_clients()
+    close_azure_clients()
     if not (found := _since(before)):
         return found
     gc.collect()

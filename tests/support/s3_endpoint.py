@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 _clients: dict[S3Endpoint, S3Client] = {}
 _bucket_numbers = itertools.count(1)
-_FOREIGN_PREFIXES = ("AWS_", "S3DLIO_", "GOOGLE_", "GCLOUD_", "GCS_", "CLOUDSDK_", "GCE_METADATA_", "STORAGE_EMULATOR_")
+_FOREIGN_PREFIXES = (
+    "AWS_", "S3DLIO_", "GOOGLE_", "GCLOUD_", "GCS_", "CLOUDSDK_", "GCE_METADATA_", "STORAGE_EMULATOR_", "AZURE_", "IDENTITY_", "MSI_",
+)  # fmt: skip
 _PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 
 
@@ -95,12 +97,12 @@ def clean_environment() -> dict[str, str]:
 
 
 def foreign_variables(env: MutableMapping[str, str]) -> Iterator[str]:
-    """Yields the names in `env` that would change what a test sees: AWS's, Google's, s3dlio's, and proxies."""
+    """Yields the names in `env` that would change what a test sees: those of AWS, Google, Azure and s3dlio, and proxies."""
     return (name for name in list(env) if name.startswith(_FOREIGN_PREFIXES) or name.upper() in _PROXY_NAMES)
 
 
 def endpoint_env(env: pytest.MonkeyPatch | MutableMapping[str, str], endpoint: Endpoint | str | None) -> None:
-    """Removes all AWS, Google, S3DLIO and proxy variables, and points at `endpoint` where one is given.
+    """Removes all AWS, Google, Azure, S3DLIO and proxy variables, and points at `endpoint` where one is given.
 
     Args:
         env: A monkeypatch (changes `os.environ` until the test ends), or the environment of a child process.
