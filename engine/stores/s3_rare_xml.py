@@ -90,8 +90,16 @@ def bucket_document(region: str) -> bytes:
     return f"<CreateBucketConfiguration {_SPACE}>{constraint}</CreateBucketConfiguration>".encode()
 
 
-def parse_buckets(body: bytes) -> tuple[list[Container], str | None]:
-    """Returns one page of the buckets of an account, and the token of the next.
+class BucketsPage(msgspec.Struct, frozen=True):
+    """One page of the buckets of an account."""
+
+    buckets: list[Container]
+    next_token: str | None
+    """None on the last page."""
+
+
+def parse_buckets(body: bytes) -> BucketsPage:
+    """Returns one ListBuckets page.
 
     Raises:
         ProtocolError, S3dlioError: As `open_document`; or a bucket has no name.
@@ -103,7 +111,7 @@ def parse_buckets(body: bytes) -> tuple[list[Container], str | None]:
         if not name:
             raise ProtocolError("a bucket of the list has no name", uri="s3://")
         found.append(Container(name, f"s3://{name}/", _time(item.findtext(f"{space}CreationDate"), "s3://")))
-    return found, root.findtext(f"{space}ContinuationToken") or None
+    return BucketsPage(found, root.findtext(f"{space}ContinuationToken") or None)
 
 
 class UploadsPage(msgspec.Struct, frozen=True):

@@ -372,6 +372,6 @@ def test_a_list_of_uploads_comes_by_pages_and_ends(said: ScriptedServer) -> None
     said.then(*[page("a b", more)] * 2)
     with pytest.raises(s3dlio.ProtocolError, match="repeats"):
         perform(opened("bucket").list_uploads("p"))
-    said.then(page("a", "<IsTruncated>true</IsTruncated>"))
+    said.then(*[page("a", "<IsTruncated>true</IsTruncated>")] * 3)
     with pytest.raises(s3dlio.ProtocolError):
         perform(opened("bucket").list_uploads("p"))
