@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_start_s: float
     part_bytes: int
     split_above_bytes: int
+    put_part_bytes: int
+    multipart_above_bytes: int
     connect_timeout_s: float
     first_byte_timeout_s: float
     silence_timeout_s: float
@@ -72,6 +74,7 @@ _MINIMUM = {
     "max_attempts": 1,
     "max_decoded_bytes": 1,
     "part_bytes": 65536,
+    "put_part_bytes": 65536,
     "size_cache_s": 0,
     "split_above_bytes": 65536,
 }
