@@ -271,6 +271,15 @@ def encode_key(key: str) -> str:
     return _encode(key, _UNRESERVED_OR_SLASH, _ENCODED_BUT_SLASH)
 
 
+def encode_component(text: str) -> str:
+    """As `encode_key`, with slashes encoded too: for what must stay one segment of a path, or one value of a query.
+
+    Raises:
+        InvalidUriError: The text holds a lone surrogate.
+    """
+    return _encode(text, _UNRESERVED, _ENCODED)
+
+
 def encode_query(params: Iterable[tuple[str, str]]) -> str:
     """Returns the canonical query string of decoded (name, value) pairs, without `?`: sorted by encoded name, then value.
 

@@ -1,6 +1,6 @@
-"""What botocore and urllib3 log at DEBUG, as requests with their tokens and answers with fresh keys, is dropped where we call them (A5).
+"""What SDKs and urllib3 log at DEBUG, as requests with their tokens and answers with fresh keys, is dropped where we call them (A5).
 
-Other users of botocore in this process go on logging as they like: only calls within `quiet` are dropped.
+Other users of an SDK in this process go on logging as they like: only calls within `quiet` are dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _done: set[str] = set()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within it, in this thread, botocore and urllib3 log nothing below INFO."""
+    """Within it, in this thread, SDKs and urllib3 log nothing below INFO."""
     _install()
     depth = getattr(_here, "depth", 0)
     _here.depth = depth + 1
@@ -38,10 +38,18 @@ _NAMES = (
 """Of the modules of botocore that log; some of them are imported only when something is asked for."""
 
 
+_GOOGLE = (
+    "auth._default", "auth.compute_engine._metadata", "auth.external_account", "auth.impersonated_credentials",
+    "auth.transport._http_client", "auth.transport.requests", "cloud.storage._helpers", "cloud.storage.blob", "oauth2._client",
+    "oauth2.credentials", "oauth2.service_account",
+)  # fmt: skip
+"""As `_NAMES`, of Google's packages."""
+
+
 def _install() -> None:
     """Gives each logger the filter, once: a filter of a parent is not asked about the records of its children."""
-    names = {f"botocore.{name}" for name in _NAMES}
-    names |= {name for name in [*logging.root.manager.loggerDict] if name.startswith(("botocore.", "urllib3."))}
+    names = {f"botocore.{name}" for name in _NAMES} | {f"google.{name}" for name in _GOOGLE}
+    names |= {name for name in [*logging.root.manager.loggerDict] if name.startswith(("botocore.", "google.", "urllib3."))}
     for name in names | {"urllib3.connectionpool", "urllib3.util.retry"}:
         if name not in _done:
             _done.add(name)

@@ -19,10 +19,12 @@ from .azure_config import AzureSpec
 from .base import Operation, Store
 from .file import FileStore
 from .file_wire import DirectSpec, FileSpec, FileWire
+from .gcs_config import GcsSpec
 from .memory import MemoryStore
+from .memory import list_buckets as list_buckets_of_memory
 from .s3_config import S3Spec
 
-Spec = S3Spec | FileSpec | DirectSpec
+Spec = S3Spec | GcsSpec | AzureSpec | FileSpec | DirectSpec
 """What travels to a worker; a tagged union, so that msgspec decodes it."""
 
 _lock = threading.Lock()
@@ -98,7 +100,11 @@ def _make(scheme: str, root: str) -> Store:
         from .azure import AzureStore
 
         return AzureStore(root)
-    raise UnsupportedError(f"{scheme}:// has no store in this version; s3://, az://, file:// and memory:// have", uri=root)
+    if scheme == "gs":
+        from .gcs import GcsStore
+
+        return GcsStore(root)
+    raise UnsupportedError(f"{scheme}:// has no store in this version", uri=root)
 
 
 def list_containers(uri: str) -> Operation[list[Container]]:
@@ -120,6 +126,12 @@ def list_containers(uri: str) -> Operation[list[Container]]:
         from .azure import list_containers as list_of_account
 
         return list_of_account(uri)
+    if scheme == "gs":
+        from . import gcs
+
+        return gcs.list_buckets()
+    if scheme == "memory":
+        return list_buckets_of_memory()
     raise UnsupportedError(f"{scheme}:// has no buckets that could be listed", uri=uri)
 
 
@@ -147,17 +159,26 @@ def open_wire(spec: Spec) -> Any:
         from .azure_wire import AzureWire
 
         return AzureWire(spec)
+    if isinstance(spec, GcsSpec):
+        if spec.slow_because is not None:
+            from .gcs_sdk import GcsSdkWire
+
+            return GcsSdkWire(spec)
+        from .gcs_wire import GcsWire
+
+        return GcsWire(spec)
     raise InternalError(f"no wire for {type(spec).__name__}")
 
 
 def forget_stores() -> None:
     """Forgets every open store, so that the next use resolves credentials, endpoints, names and certificates anew."""
-    from . import azure_config, s3_config
+    from . import azure_config, gcs_config, s3_config
 
     with _lock:
         _stores.clear()
     s3_config.reset()
     azure_config.reset()
+    gcs_config.reset()
     names.forget()
     end_threads()
     # Only if there was an https endpoint: ssl takes 15 ms to import.

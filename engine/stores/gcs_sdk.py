@@ -1,0 +1,305 @@
+"""`gs://` by google-cloud-storage: the SDK lane, for what the fast lane does not do.
+
+Rules:
+
+* The client's own session makes the requests: it knows proxies and client certificates. The requests, and what their answers mean, are
+  those of the fast lane (`gcs_ops.py`), so both lanes do the same.
+* It makes one attempt and follows nothing; retries, deadlines and what is exact about a read are the loop's. Bodies are not decoded.
+* A client is made of what the `GcsSpec` says, and of nothing that stands in the environment: so it is the same in every process.
+
+Everything here blocks, and runs in the threads of `fetch/threads.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ..errors import (
+    CertificateError,
+    ConfigurationError,
+    ConnectFailedError,
+    MissingExtraError,
+    ProtocolError,
+    S3dlioError,
+    StoreTimeoutError,
+    TruncatedBodyError,
+)
+from ..fetch.answer import MAX_CHUNKED_BYTES
+from ..fetch.http1 import ResponseHead, format_range, parse_head
+from ..fetch.request import Fetch
+from ..fetch.sdk_lane import Call, Stream
+from .base import Operation
+from .gcs_config import GcsSpec
+from .gcs_errors import MAX_ERROR_BODY_BYTES
+from .gcs_ops import GcsOperations
+from .gcs_wire import AS_STORED, GcsWire
+from .quiet import quiet
+
+if TYPE_CHECKING:
+    from google.cloud.storage import Client
+
+T = TypeVar("T")
+_Answer = tuple[ResponseHead, bytes]
+
+_log = logging.getLogger("s3dlio")
+_told: set[tuple[str, str]] = set()
+_MAX_ANSWER_BYTES: Final = 64 << 20
+_NUM_CONNECTIONS: Final = 64
+
+
+class GcsSdkWire(GcsWire):
+    """Requests to one bucket, made by the SDK."""
+
+    def __init__(
+        self, spec: GcsSpec, renew: Callable[[], object] | None = None, on_expired: Callable[[], None] | None = None
+    ) -> None:
+        """Opens a bucket; the arguments are those of `GcsWire`."""
+        super().__init__(spec, renew, on_expired)
+        self.origin = None
+        self._lock = threading.Lock()
+        self._made: tuple[GcsSpec, Client] | None = None
+        """A client, and what it was made of."""
+        _wires.add(self)
+
+    def open(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> tuple[ResponseHead, Stream]:
+        """As `SdkWire.open`."""
+        uri = self.spec.root + key
+        lines = AS_STORED if not start and end is None else f"{AS_STORED}Range: {format_range(start, end)}\r\n"
+        answer = self._send(uri, "GET", self.media(key, version), lines, None)
+        if "content-length" in answer.headers:
+            return _head_of(answer, None), _Body(answer.raw, uri)
+        with _translated(uri), answer:
+            data = _read_all(answer.raw, MAX_CHUNKED_BYTES)
+        return _head_of(answer, len(data)), _Body(io.BytesIO(data), uri)
+
+    def exchange(self, uri: str, method: str, target: str, lines: str, body: bytes) -> _Answer:
+        """Makes a request whose whole answer is wanted.
+
+        Raises:
+            S3dlioError: The answer is an error, or there is none.
+        """
+        answer = self._send(uri, method, target, lines, body)
+        with _translated(uri), answer:
+            data = _read_all(answer.raw, _MAX_ANSWER_BYTES)
+        return _head_of(answer, len(data)), data
+
+    def _send(self, uri: str, method: str, target: str, lines: str, body: bytes | None) -> Any:
+        """Returns an answer below 300, whose body is still to be read."""
+        if self._renew is not None:
+            self._renew()
+        spec = self.spec
+        headers = dict(line.split(": ", 1) for line in lines.split("\r\n") if line)
+        # What requests would say unasked, and for what it would not.
+        headers.setdefault("Accept-Encoding", "identity")
+        with _translated(uri):
+            answer = self._client(spec)._http.request(
+                method,
+                f"{spec.scheme}://{spec.host_header}{target}",
+                data=body,
+                headers=headers,
+                timeout=(spec.connect_timeout_s, spec.read_timeout_s),
+                stream=True,
+                allow_redirects=False,
+            )
+        if answer.status_code < 300:
+            return answer
+        with _translated(uri), answer:
+            data = answer.raw.read(MAX_ERROR_BODY_BYTES)
+        raise self.error(_head_of(answer, len(data)), data, uri, 1)
+
+    def _client(self, spec: GcsSpec) -> Client:
+        """Returns the client for an identity, made at the first call (0.4 s)."""
+        with self._lock:
+            if self._made is None or self._made[0] is not spec:
+                self._made = (spec, _make_client(spec))
+            return self._made[1]
+
+    def abandon(self) -> None:
+        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
+        self._lock = threading.Lock()
+        if self._made is not None:
+            _inherited.append(self._made[1])
+            self._made = None
+
+
+_wires: weakref.WeakSet[GcsSdkWire] = weakref.WeakSet()
+_inherited: list[Client] = []
+
+
+def _abandon_all() -> None:
+    for wire in list(_wires):
+        wire.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+class _Body:
+    """A body as the SDK's session gives it, not decoded."""
+
+    def __init__(self, raw: Any, uri: str) -> None:
+        self._raw = raw
+        self._uri = uri
+
+    def read(self, num: int) -> bytes:
+        """As `Stream.read`."""
+        with _translated(self._uri):
+            return bytes(self._raw.read(num))
+
+    def close(self) -> None:
+        """As `Stream.close`."""
+        self._raw.close()
+
+
+class GcsSdkOperations(GcsOperations):
+    """The operations on one bucket, by the SDK."""
+
+    def ask(
+        self,
+        uri: str,
+        method: str,
+        target: str,
+        read: Callable[[ResponseHead, bytes | bytearray], T],
+        lines: str = "",
+        body: bytes = b"",
+        payload: memoryview | None = None,
+        then: tuple[str, str] | None = None,
+    ) -> Operation[T]:
+        """As `GcsOperations.ask`."""
+        results: list[T] = []
+        # A copy, and now: the caller may change it as soon as the call is over, whatever a thread still does.
+        data = body if payload is None else bytes(payload)
+        steps = [partial(self.wire.exchange, uri, method, target, lines, data)]
+        if then is not None:
+            steps.append(partial(self.wire.exchange, uri, then[0], target, then[1], b""))
+
+        def attempt() -> _Answer:
+            step = steps.pop(0) if len(steps) > 1 else steps[0]
+            return step()
+
+        call = Call(uri, self.wire, attempt)
+
+        def check(fetch: Fetch) -> None:
+            assert isinstance(fetch, Call)
+            results[:] = [read(*fetch.result)]
+
+        call.check = check
+        yield call
+        return results[0]
+
+
+def _make_client(spec: GcsSpec) -> Client:
+    try:
+        from google.auth.credentials import Credentials
+        from google.cloud import storage
+        from requests.adapters import HTTPAdapter
+    except ImportError as error:
+        raise MissingExtraError(
+            f'requests to {spec.root} must be made by google-cloud-storage ({spec.slow_because}), which is not installed; '
+            'run: pip install "s3dlio-shm[gcs]"', uri=spec.root, cause=str(error)
+        ) from None  # fmt: skip
+    assert spec.slow_because is not None
+    if (spec.root, spec.slow_because) not in _told:
+        _told.add((spec.root, spec.slow_because))
+        _log.info("requests to %s are made by google-cloud-storage, in threads, which costs more time: %s", spec.root, spec.slow_because)
+
+    class Given(Credentials):  # type: ignore[no-untyped-call, misc, unused-ignore]
+        """What the spec says of who asks. It is renewed by others."""
+
+        valid = True
+        universe_domain = spec.universe
+
+        def refresh(self, request: Any) -> None:
+            """Nothing: a new spec will come."""
+
+        def apply(self, headers: dict[str, str], token: str | None = None) -> None:
+            headers.update(spec.headers)
+
+        def before_request(self, request: Any, method: str, url: str, headers: dict[str, str]) -> None:
+            self.apply(headers)
+
+    options = {"api_endpoint": spec.url, "universe_domain": spec.universe}
+    client = storage.Client(project=spec.project, credentials=Given(), client_options=options)
+    session = client._http
+    # Otherwise ~/.netrc would stand above the token, and the variables of this process above what the spec says.
+    session.trust_env = False
+    session.proxies = {} if spec.proxy is None else {spec.scheme: spec.proxy}
+    session.verify = spec.ca_bundle or True
+    if not session.is_mtls:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=_NUM_CONNECTIONS))
+    return client
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Maps what the session raises to errors of this package, without its text, and has it log nothing that nobody may see."""
+    try:
+        import google.auth.exceptions
+        import requests
+        import urllib3.exceptions
+    except ImportError as error:
+        raise MissingExtraError(
+            'the SDK of gs:// is not installed; run: pip install "s3dlio-shm[gcs]"', uri=uri, cause=str(error)
+        ) from None
+
+    try:
+        with quiet():
+            yield
+    except S3dlioError:
+        raise
+    except (
+        requests.RequestException, urllib3.exceptions.HTTPError, google.auth.exceptions.GoogleAuthError, OSError, ValueError
+    ) as error:  # fmt: skip
+        raise _translate(error, uri) from None
+
+
+def _translate(error: Exception, uri: str) -> S3dlioError:
+    names = [cls.__name__ for cls in type(error).__mro__]
+    if "SSLError" in names and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return CertificateError(
+            "the server's certificate is refused; if it is your own, name its issuer in REQUESTS_CA_BUNDLE", uri=uri, cause=names[0]
+        )
+    for cause, (kind, text) in _MEANINGS.items():
+        if cause in names:
+            return kind(text, uri=uri, cause=names[0])
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        return ProtocolError("the SDK can make no sense of the answer, or of the request", uri=uri, cause=names[0])
+    return ConnectFailedError("the connection could not be made, or broke", uri=uri, cause=names[0])
+
+
+_MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
+    "ConnectTimeout": (StoreTimeoutError, "the store did not accept a connection in time"),
+    "ReadTimeout": (StoreTimeoutError, "the store sent nothing in time"),
+    "ReadTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
+    "ProxyError": (ConnectFailedError, "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+    "InvalidProxyURL": (ConfigurationError, "the proxy's URL makes no sense; check HTTPS_PROXY and HTTP_PROXY"),
+    "SSLError": (ConnectFailedError, "the TLS handshake failed"),
+    "IncompleteRead": (TruncatedBodyError, "the body ended too early"),
+    "ProtocolError": (TruncatedBodyError, "the connection broke in the middle of the body"),
+    "MutualTLSChannelError": (ConfigurationError, "the client certificate cannot be used"),
+}
+
+
+def _read_all(raw: Any, max_bytes: int) -> bytes:
+    data = bytes(raw.read(max_bytes + 1))
+    if len(data) > max_bytes:
+        raise ProtocolError(f"the body is longer than {max_bytes} bytes")
+    return data
+
+
+def _head_of(answer: Any, num_bytes: int | None) -> ResponseHead:
+    """Returns the head that the session has taken apart, as the fast lane would have read it, with the length of a body in chunks."""
+    left_out = {"transfer-encoding"} if num_bytes is None else {"transfer-encoding", "content-length"}
+    lines = "".join([f"{name}: {value}\r\n" for name, value in answer.raw.headers.items() if name.lower() not in left_out])
+    if num_bytes is not None:
+        lines += f"content-length: {num_bytes}\r\n"
+    return parse_head(f"HTTP/1.1 {answer.status_code} OK\r\n{lines}\r\n".encode("latin-1", "replace"))
