@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import closing
@@ -79,7 +80,7 @@ async def put_object_async(store: Store, key: str, data: memoryview, create_only
     if not is_in_parts(store, len(data)):
         await _send(store.put(key, data, create_only), len(data), None)
         return
-    upload = await arun(store.begin_upload(key, create_only), fetcher.run)
+    upload = await _begin(store, key, create_only)
     try:
         num_at_once = _num_at_once(upload)
         todo = cut(data, upload)
@@ -93,6 +94,20 @@ async def put_object_async(store: Store, key: str, data: memoryview, create_only
         await arun(upload.complete(), async_fetcher().run)
     except BaseException:
         await arun(throw_away(upload, store.root + key), async_fetcher().run)
+        raise
+
+
+async def _begin(store: Store, key: str, create_only: bool) -> Upload:
+    """Begins an upload. Of one whose caller is cancelled meanwhile the answer is awaited for a moment, so that it can be aborted."""
+    begun = asyncio.ensure_future(arun(store.begin_upload(key, create_only), async_fetcher().run))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        await asyncio.wait((begun,), timeout=settings().connect_timeout_s)
+        if not begun.done():
+            begun.cancel()
+        elif not begun.cancelled() and begun.exception() is None:
+            await arun(throw_away(begun.result(), store.root + key), async_fetcher().run)
         raise
 
 

@@ -254,6 +254,8 @@ class S3SdkOperations(S3Operations):
             def ask(client: S3Client) -> Any:
                 # It may be asked twice, the second time in another region.
                 loan.seek(0)
+                # Where awscrt signs, it prints a traceback of its own for what a read raises.
+                loan.ends_quietly = True
                 return client.upload_part(**given, Body=loan) if params else client.put_object(**given, Body=loan)
 
             return self.wire.request(uri, ask)
@@ -355,6 +357,7 @@ def _make_client(spec: S3Spec, region: str | None) -> S3Client:
     )
     # botocore's own way to other regions asks where the bucket is, by requests that may be redirected in turn, without end.
     made.meta.events.register_first("needs-retry.s3", _follow_nothing)
+    made.meta.events.register("before-send.s3", _end_loudly)
     for name in _DOCUMENTS:
         made.meta.events.register(f"before-parse.s3.{name}", _keep_document)
     return cast("S3Client", made)
@@ -362,6 +365,12 @@ def _make_client(spec: S3Spec, region: str | None) -> S3Client:
 
 def _follow_nothing(request_dict: dict[str, Any], **_: object) -> None:
     request_dict.get("context", {}).setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _end_loudly(request: Any, **_: object) -> None:
+    """It is signed: what is given up from now on is to break the connection."""
+    if isinstance(request.body, Loan):
+        request.body.ends_quietly = False
 
 
 def _headers(response: Any) -> dict[str, str]:
