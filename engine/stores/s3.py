@@ -134,18 +134,22 @@ class S3Store:
         return self._by_lane(lambda lane: lane.stat(key))
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for.
+        """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for. What a page repeats of the one before is left out.
 
         Raises:
             ProtocolError: The server gave a continuation token twice, so the listing would never end.
         """
         token: str | None = None
         seen: set[str] = set()
+        known: set[str] = set()
+        """What the last page held: some servers begin the next with it."""
         while True:
             page = yield from self._by_lane(partial(_list_page, prefix=prefix, recursive=recursive, token=token))
-            entries = page.entries + [ListEntry(child) for child in page.prefixes]
-            if entries:
-                yield entries
+            entries = {entry.uri: entry for entry in (*page.entries, *map(ListEntry, page.prefixes))}
+            fresh = [entry for uri, entry in entries.items() if uri not in known]
+            if fresh:
+                yield fresh
+            known = {*entries}
             token = page.next_token
             if token is None:
                 return

@@ -187,3 +187,17 @@ def test_k2_a_key_that_climbs_stays_in_its_bucket(moto: S3Endpoint) -> None:
     s3dlio.put_bytes(uri, b"mine")
     assert moto.client().get_object(Bucket=other, Key="x")["Body"].read() == b"other"
     assert bytes(s3dlio.get(uri)) == b"mine"
+
+
+@pytest.mark.parametrize("key", ["../other-bucket/x", "a/../../other-bucket/x", "..", "./x", "/../x", "%2e%2e/x"])
+@pytest.mark.parametrize("lane", ["fast", "sdk"])
+def test_k2_no_request_leaves_the_bucket(scripted: ScriptedServer, lane: str, key: str) -> None:
+    s3dlio.configure(fast_lane=lane == "fast")
+    scripted.script = lambda request: Respond(200, {"ETag": '"1"'}, b"" if request.method in ("PUT", "DELETE") else b"data")
+    uri = "s3://bucket/" + key
+    assert bytes(s3dlio.get(uri)) == b"data"
+    s3dlio.stat(uri)
+    s3dlio.put_bytes(uri, b"data")
+    s3dlio.delete(uri)
+    assert [request.method for request in scripted.requests] == ["GET", "HEAD", "PUT", "DELETE"]
+    assert {request.target for request in scripted.requests} == {target_of(key)}
