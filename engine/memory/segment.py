@@ -177,6 +177,11 @@ def insufficient(needed: int, available: int, cause: str | None) -> Insufficient
     )
 
 
+def private_pages(nbytes: int) -> memoryview:
+    """Returns memory of this process alone that begins with a page; a forked child gets a copy."""
+    return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
 def _require_linux() -> None:
     if sys.platform != "linux":
         raise UnsupportedError(f"s3dlio's pools need Linux (memfd, epoll, pidfd); this is {sys.platform}")

@@ -130,21 +130,19 @@ class FileStore:
     @at_once
     def copy(self, key: str, source: Store, source_key: str) -> bool:
         """As `Store.copy`, from any path of this machine, within the kernel."""
-        if not isinstance(source, FileStore):
+        if type(source) is not FileStore:
             return False
-        self._copy(key, source.root + source_key, source_key)
-        return True
-
-    def _copy(self, key: str, source_uri: str, path: str) -> None:
-        with errors_named(source_uri):
-            fd = os.open(path, FileWire.flags)
+        uri = self.root + source_key
+        with errors_named(uri):
+            fd = os.open(source_key, FileWire.flags)
         try:
             found = os.fstat(fd)
-            check_regular(found, source_uri)
+            check_regular(found, uri)
             with errors_named(self.root + key), self.new_file(key, create_only=False) as new:
-                copy_file(fd, found, source_uri, new)
+                copy_file(fd, found, uri, new)
         finally:
             os.close(fd)
+        return True
 
     @at_once
     def make_prefix(self, key: str) -> None:

@@ -51,6 +51,12 @@ class FileSpec(msgspec.Struct, frozen=True, array_like=True, tag="file"):
     root: str = "file://"
 
 
+class DirectSpec(msgspec.Struct, frozen=True, array_like=True, tag="direct"):
+    """What it needs to read them past the page cache. Here, since `direct.py` is for those who use it."""
+
+    root: str = "direct://"
+
+
 class FileWire:
     """Reads files into slots."""
 
@@ -75,6 +81,9 @@ class FileWire:
                 self._read(fd, fetch, grant)
             finally:
                 os.close(fd)
+        except S3dlioError as error:
+            error.uri = error.uri or fetch.uri
+            raise
         except OSError as error:
             raise named(error, fetch.uri) from error
 
@@ -154,9 +163,6 @@ def version_of(found: os.stat_result) -> str:
 
 def named(error: OSError, uri: str) -> S3dlioError:
     """Returns an error of the file system as one of the tree."""
-    if isinstance(error, S3dlioError):
-        error.uri = error.uri or uri
-        return error
     cls = _CLASSES.get(error.errno or 0, RequestRejectedError)
     return cls(os.strerror(error.errno) if error.errno else str(error), uri=uri)
 

@@ -136,7 +136,7 @@ class NewFile:
 
     def _open(self) -> None:
         try:
-            self.fd = os.open(self._folder, self.flags | os.O_TMPFILE, 0o666)
+            self.fd = self._open_at(self._folder, self.flags | os.O_TMPFILE)
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
@@ -145,7 +145,10 @@ class NewFile:
             self.close()
             self._is_nameless = False
             self._temporary = _temporary_name(self._folder)
-            self.fd = os.open(self._temporary, self.flags | os.O_CREAT | os.O_EXCL, 0o666)
+            self.fd = self._open_at(self._temporary, self.flags | os.O_CREAT | os.O_EXCL)
+
+    def _open_at(self, path: str, flags: int) -> int:
+        return os.open(path, flags, 0o666)
 
     @property
     def _own_name(self) -> str:

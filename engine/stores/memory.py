@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import AlreadyExistsError, NotFoundError, ObjectChangedError, RequestRejectedError, S3dlioError
 from ..fetch.request import Fetch, State
-from ..types import ListEntry, ObjectInfo
+from ..types import Container, ListEntry, ObjectInfo
 from ..uri import as_directory
 from .base import Listing, Operation, Store, at_once, check_local_range
 
@@ -32,11 +32,6 @@ _versions = itertools.count(1)
 
 def _stored(data: bytes) -> _Stored:
     return _Stored(data, f"v{next(_versions)}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
-
-
-def list_roots() -> list[str]:
-    """Returns what the URIs of each bucket begin with, sorted."""
-    return sorted(_buckets)
 
 
 class MemoryWire:
@@ -215,3 +210,9 @@ class MemoryUpload:
     def abort(self) -> None:
         """As `Upload.abort`."""
         self._parts.clear()
+
+
+@at_once
+def list_buckets() -> list[Container]:
+    """As `registry.list_containers`."""
+    return [Container(root.removeprefix("memory://").removesuffix("/"), root) for root in [*_buckets]]

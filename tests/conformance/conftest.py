@@ -14,14 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.oracles import FolderOracle, MemoryBuckets, S3Buckets
+from tests.conformance.oracles import AzureBuckets, FolderOracle, GcsBuckets, MemoryBuckets, S3Buckets
 from tests.conformance.places import Place, Site, bucket_site
+from tests.support.direct_disk import direct_folder
+from tests.support.azurite import AzureEndpoint
+from tests.support.gcs_server import GcsEndpoint
 from tests.support.leaks import find_leaks, shut_down_engine, take_snapshot
-from tests.support.s3_endpoint import S3Endpoint, endpoint_env
+from tests.support.s3_endpoint import Endpoint, S3Endpoint, endpoint_env
 
 SITES = [
-    "memory", "memory-await", "file", "file-await", "moto", "moto-await", "moto-sdk", "moto-sdk-await", "rclone", "rclone-await",
-    "rclone-sdk",
+    "memory", "memory-await", "file", "file-await", "direct", "direct-await", "moto", "moto-await", "moto-sdk", "moto-sdk-await",
+    "rclone", "rclone-await",
+    "rclone-sdk", "az", "az-await", "az-sdk", "gs", "gs-await", "gs-sdk",
 ]  # fmt: skip
 """Name of the store, its lane where that is not the fast one, and `await` where the `_async` forms are meant."""
 
@@ -34,9 +38,13 @@ def site(
 ) -> Iterator[Site]:
     """A store on one lane, by one form of its verbs."""
     name, *marks = request.param.split("-")
-    endpoint: S3Endpoint | None = None
+    endpoint: Endpoint | None = None
     if name in {"moto", "rclone"}:
         endpoint = request.getfixturevalue(f"{name}_s3").endpoint
+    elif name == "az":
+        endpoint = request.getfixturevalue("azurite").endpoint
+    elif name == "gs":
+        endpoint = request.getfixturevalue("gcs").endpoint
     num_failed = request.session.testsfailed
     before = take_snapshot()
     with ExitStack() as stack:
@@ -48,10 +56,14 @@ def site(
         lane = "sdk" if "sdk" in marks else "fast"
         if name == "memory":
             yield bucket_site(name, lane, runner, MemoryBuckets(), has_cheap_roots=True)
-        elif endpoint is not None:
+        elif isinstance(endpoint, S3Endpoint):
             yield bucket_site(name, lane, runner, S3Buckets(endpoint))
+        elif isinstance(endpoint, AzureEndpoint):
+            yield bucket_site(name, lane, runner, AzureBuckets(endpoint))
+        elif isinstance(endpoint, GcsEndpoint):
+            yield bucket_site(name, lane, runner, GcsBuckets(endpoint))
         else:
-            folder = tmp_path_factory.mktemp(name)
+            folder = stack.enter_context(direct_folder()) if name == "direct" else tmp_path_factory.mktemp(name)
             yield Site(name, lane, runner, lambda: FolderOracle(_new_folder(folder), name), None, has_cheap_roots=True)
         shut_down_engine()
     leaks = find_leaks(before)

@@ -21,7 +21,7 @@ from s3dlio.engine.pool.messages import (
     SpaceWanted,
     SupplySpace,
 )
-from s3dlio.engine.stores.file import FileSpec
+from s3dlio.engine.stores.file_wire import FileSpec
 from tests.process.kit import content, wait_until
 
 SIZE = 10_000

@@ -16,7 +16,7 @@ from s3dlio.engine.config import settings
 from s3dlio.engine.memory.segment import HEADER_BYTES, Segment
 from s3dlio.engine.pool.crew import Crew, Reported
 from s3dlio.engine.pool.messages import FetchPart, OpenStore, PartFetched, WorkerStarted
-from s3dlio.engine.stores.file import FileSpec
+from s3dlio.engine.stores.file_wire import FileSpec
 from tests.process.kit import Bucket, wait_until
 from tests.support.answers import Respond
 from tests.support.object_server import parse_range

@@ -29,7 +29,7 @@ from s3dlio.engine.pool.messages import (
     SupplySpace,
 )
 from s3dlio.engine.stores.base import run
-from s3dlio.engine.stores.file import FileSpec
+from s3dlio.engine.stores.file_wire import FileSpec
 from s3dlio.engine.stores.memory import MemoryStore
 from s3dlio.engine.stores.s3_config import S3Spec
 from s3dlio.engine.stores.s3_wire import S3Wire

@@ -12,7 +12,7 @@ import s3dlio
 from s3dlio.engine.errors import InternalError, RequestRejectedError
 from s3dlio.engine.stores.base import Operation, run
 from s3dlio.engine.stores.file import FileStore
-from s3dlio.engine.stores.memory import MemoryStore, _buckets, list_roots
+from s3dlio.engine.stores.memory import MemoryStore, _buckets, list_buckets
 
 _numbers = itertools.count()
 
@@ -31,6 +31,10 @@ def do(operation: Operation[Any]) -> Any:
         raise InternalError("a memory asks for nothing")
 
     return run(operation, refuse)
+
+
+def list_roots() -> list[str]:
+    return [found.uri for found in do(list_buckets())]
 
 
 def read(store: MemoryStore, key: str) -> bytes:
