@@ -10,7 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s3dlio.engine.errors import AlreadyExistsError, S3dlioError, UnsafeNameError
-from s3dlio.engine.ops.transfer_names import Found, Item, Refused, Shadows, distinct, is_up_to_date, part_bytes_of, path_of, time_ns
+from s3dlio.engine.ops.transfer_names import (
+    Found,
+    Item,
+    Refused,
+    Shadows,
+    distinct,
+    is_up_to_date,
+    part_bytes_of,
+    path_of,
+    time_ns,
+)
 from s3dlio.engine.ops.transfer_summary import TransferSummary
 
 PYTHON_STORAGE_NAMES = [
@@ -85,7 +95,7 @@ def names_of(found: list[Found]) -> tuple[list[str], list[str]]:
 def through_shadows(names: list[str]) -> tuple[list[str], list[str]]:
     shadows = Shadows()
     found = [one for name in names for one in shadows.add(item(name))]
-    return names_of(found + [*shadows.end()])
+    return names_of([*found, *shadows.end()])
 
 
 def test_k3_the_key_that_is_a_directory_of_others_is_refused_and_they_go_on() -> None:
@@ -100,7 +110,7 @@ def test_k3_a_conflict_is_found_across_any_number_of_keys_in_between() -> None:
     found = [one for name in ["a", *between, "a/b"] for one in shadows.add(item(name))]
     # All but the keys that the last one begins with are decided at once: nothing is kept that grows with the listing.
     assert len(shadows._held) == 1
-    assert names_of(found + [*shadows.end()])[1] == ["a"]
+    assert names_of([*found, *shadows.end()])[1] == ["a"]
 
 
 @given(st.lists(st.text(alphabet="a/-0", min_size=1, max_size=6), unique=True, max_size=12))
