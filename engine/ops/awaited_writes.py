@@ -15,6 +15,7 @@ from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
 from .perform_awaited import perform_async, perform_many_async
 from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove_trees
+from .uploads import put_object_async
 
 
 async def put_bytes_async(uri: str, data: Any) -> None:
@@ -25,7 +26,7 @@ async def put_bytes_async(uri: str, data: Any) -> None:
     fetcher = async_fetcher()
     store, key = await fetcher.locate(uri)
     check_key(uri, key)
-    await fetcher.put(store, key, as_payload(data))
+    await put_object_async(store, key, as_payload(data))
 
 
 async def put_many_async(

@@ -21,6 +21,7 @@ from ..types import ListEntry
 from ..uri import as_directory
 from .globs import compile_pattern
 from .perform import Place, perform
+from .uploads import put_object, write_object
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -110,11 +111,13 @@ def put_bytes(uri: str, data: Any) -> None:
         TypeError: `data` has no contiguous buffer.
         PermissionDeniedError, S3dlioError: As the store says.
     """
-    perform(partial(write, data=data), uri)
+    store, key = locate(uri)
+    check_key(uri, key)
+    put_object(store, key, as_payload(data))
 
 
 def write(place: Place, data: Any, *, has_own_copies: bool = False) -> Operation[None]:
-    """Returns the operation that writes a whole object.
+    """Returns the operation that writes a whole object, by one request at a time.
 
     Args:
         place: Where.
@@ -129,7 +132,7 @@ def write(place: Place, data: Any, *, has_own_copies: bool = False) -> Operation
     payload = as_payload(data)
     if has_own_copies and place.store.wire.is_local:
         payload = memoryview(bytes(payload))
-    return place.store.put(place.key, payload)
+    return write_object(place.store, place.key, payload)
 
 
 def check_key(uri: str, key: str) -> None:

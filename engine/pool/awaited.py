@@ -27,7 +27,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..config import settings
 from ..errors import InternalError, S3dlioError, describe
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-_HASHED_AT_ONCE_BYTES: Final = 1 << 20
-"""What is longer is signed in a thread: SHA-256 takes 0.6 ms per MiB."""
 
 
 class AsyncFetcher:
@@ -116,21 +113,6 @@ class AsyncFetcher:
         if store.wire.is_local:
             return await in_thread(run, operation, inline_fetcher().run)
         return await arun(operation, (lane or self._singles).run)
-
-    async def put(self, store: Store, key: str, data: memoryview) -> None:
-        """Writes an object.
-
-        Raises:
-            S3dlioError: As the store says.
-        """
-        operation = store.put(key, data)
-        if store.wire.is_local:
-            # A copy: the thread goes on where the caller is cancelled, and the caller may then do with its buffer what it likes.
-            await in_thread(run, store.put(key, memoryview(bytes(data))), inline_fetcher().run)
-        elif len(data) > _HASHED_AT_ONCE_BYTES:
-            await arun(operation, self._singles.run, in_thread)
-        else:
-            await arun(operation, self._singles.run)
 
     async def fetch_one(self, fetch: ViewFetch) -> BytesView:
         """Fetches one object into memory of its own.
