@@ -11,7 +11,7 @@ from ..errors import AlreadyExistsError, InvalidUriError, NotFoundError, Protoco
 from ..types import Container, ObjectInfo
 from .azure_config import AzureSpec, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
-from .azure_wire import AzureWire, check_new_key
+from .azure_wire import AzureWire, check_key
 from .base import Listing, Operation, Store
 from .renewing import Renewer
 
@@ -92,7 +92,7 @@ class AzureStore:
 
     def begin_upload(self, key: str, create_only: bool = False) -> Operation[AzureUpload]:
         """As `Store.begin_upload`, by Put Block and Put Block List."""
-        check_new_key(key)
+        check_key(key, self.root, is_new=True)
         if not key:
             raise NotFoundError("a container is no object: the URI has no key", uri=self.root)
         if create_only:

@@ -22,7 +22,7 @@ from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
 from ..fetch.shared_key import Pairs
 from ..types import Container, ObjectInfo
-from .azure_wire import OF_CONTAINER, check_new_key
+from .azure_wire import OF_CONTAINER, check_key
 from .azure_xml import ListPage, normalise_time, parse_container_page, parse_list_page
 from .base import Operation
 
@@ -76,7 +76,7 @@ class AzureOperations:
 
     def put(self, key: str, data: memoryview, create_only: bool) -> Operation[None]:
         """As `Store.put`, by Put Blob."""
-        check_new_key(key)
+        check_key(key, self.root, is_new=True)
         headers = [("x-ms-blob-type", "BlockBlob"), ("x-ms-content-crc64", crc64(data))]
         yield from self._create(key, (), headers, data, create_only)
 
@@ -139,7 +139,7 @@ class AzureOperations:
             NotFoundError: There is no such object, or no such container.
             ProtocolError: The service gave the copy up.
         """
-        check_new_key(key)
+        check_key(key, self.root, is_new=True)
         try:
             head, _ = yield from self.ask("PUT", key, (), [("x-ms-copy-source", source_url)])
         except NotFoundError as error:
@@ -164,7 +164,7 @@ class AzureOperations:
         nothing = memoryview(b"")
         headers = [("x-ms-blob-type", "BlockBlob"), ("if-none-match", "*")]
         name = key if key.endswith("/") else key + "/"
-        check_new_key(name)
+        check_key(name, self.root, is_new=True)
         try:
             yield from self.ask("PUT", name, (), headers, nothing)
         except AlreadyExistsError:

@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 from ..errors import (
     AuthenticationError,
-    ConfigurationError,
     ExpiredCredentialsError,
     InvalidUriError,
     NotFoundError,
@@ -27,7 +26,6 @@ from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.origin import Origin
 from ..fetch.shared_key import Pairs, SharedKeySigner, check_headers, http_date
 from ..fetch.sigv4 import encode_key, encode_query
-from ..text import clean
 from .azure_config import AzureSpec
 from .azure_xml import error_from_refusal
 
@@ -125,8 +123,7 @@ class AzureWire:
         if not key and OF_CONTAINER not in query:
             # It would be about an object of the root container.
             raise NotFoundError("a container is no object: the URI has no key")
-        if _is_odd(key):
-            raise InvalidUriError("Azure takes '\\' for '/', and resolves '.' and '..' between slashes: another object would be meant")
+        check_key(key, self.spec.root)
         return self._request(method, f"{self._base}/{encode_key(key)}" if key else self._base, query, headers, num_bytes)
 
     def request_account(self, method: str, query: Pairs) -> bytes:
@@ -148,8 +145,7 @@ class AzureWire:
 
     def url(self, key: str) -> str:
         """Returns where an object is, for a copy; with the SAS, where there is one."""
-        if _is_odd(key):
-            raise InvalidUriError("Azure takes '\\' for '/', and resolves '.' and '..' between slashes: another object would be meant")
+        check_key(key, self.spec.root)
         sas = "" if self._sas is None else f"?{self._sas}"
         return f"{self.spec.scheme}://{self._host}{self._base}/{encode_key(key)}{sas}"
 
@@ -164,14 +160,17 @@ class AzureWire:
         return with_identity(error, self.spec, self.on_expired)
 
 
-def check_new_key(key: str) -> None:
-    """Refuses a name that Azure may store as another one.
+def check_key(key: str, root: str, is_new: bool = False) -> None:
+    """Refuses a key that Azure takes for another one, or, if it is new, may keep as another one.
 
     Raises:
-        ConfigurationError: A segment of it ends in a dot.
+        InvalidUriError: It is one of these.
     """
-    if _is_dotted(key):
-        raise ConfigurationError(f"Azure may drop the dot of {clean(key)!r} at the end or before a slash; take another name")
+    if _is_odd(key):
+        text = "Azure takes '\\' for '/', and resolves '.' and '..' between slashes: another object would be meant"
+        raise InvalidUriError(text, uri=root + key)
+    if is_new and _is_dotted(key):
+        raise InvalidUriError("Azure may drop dots at the end or before a slash; take another name", uri=root + key)
 
 
 def with_identity(error: S3dlioError, spec: AzureSpec, on_expired: Callable[[], None] | None) -> S3dlioError:

@@ -16,8 +16,8 @@ import pytest
 
 from tests.conformance.oracles import AzureBuckets, FolderOracle, GcsBuckets, MemoryBuckets, S3Buckets
 from tests.conformance.places import Place, Site, bucket_site
-from tests.support.direct_disk import direct_folder
 from tests.support.azurite import AzureEndpoint
+from tests.support.direct_disk import direct_folder
 from tests.support.gcs_server import GcsEndpoint
 from tests.support.leaks import find_leaks, shut_down_engine, take_snapshot
 from tests.support.s3_endpoint import Endpoint, S3Endpoint, endpoint_env

@@ -1,4 +1,4 @@
-"""The independent ways to the objects of each store: boto3, the file system, the dictionary behind `memory://`.
+"""The independent ways to the objects of each store: the SDKs of the vendors, the file system, the dictionary behind `memory://`.
 
 Owns: what a test needs to know of a bucket without asking s3dlio. It never imports a store, but for the dictionary that `memory://` is.
 """
@@ -13,9 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tests.support.azurite import AzureEndpoint
+from tests.support.gcs_server import GcsEndpoint
 from tests.support.s3_endpoint import S3Endpoint
 
 if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+    from google.cloud.storage import Bucket
     from mypy_boto3_s3 import S3Client
 
 _numbers = itertools.count(1)
@@ -59,8 +63,18 @@ class Oracle(Protocol):
         """Returns what unfinished writes left: uploads in parts, temporary files."""
 
 
+class DressedOracle(Oracle, Protocol):
+    """A bucket of a store that keeps more of an object than its bytes."""
+
+    def dress(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> None:
+        """Makes an object with a type and metadata."""
+
+
 class Buckets(Protocol):
     """All buckets of one store, seen without s3dlio."""
+
+    everything: str
+    """The URI that `list_containers` takes."""
 
     def uri(self, name: str) -> str:
         """Returns the root of a bucket, ending in `/`."""
@@ -156,6 +170,8 @@ class MemoryOracle:
 class MemoryBuckets:
     """The buckets of this process's memory."""
 
+    everything = "memory://"
+
     def uri(self, name: str) -> str:
         return f"memory://{name}/"
 
@@ -184,6 +200,9 @@ class S3Oracle:
     def write(self, key: str, data: bytes) -> None:
         self._client.put_object(Bucket=self._bucket, Key=key, Body=data)
 
+    def dress(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=content_type, Metadata=metadata)
+
     def read(self, key: str) -> bytes | None:
         try:
             return self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
@@ -204,12 +223,18 @@ class S3Oracle:
         )
 
     def leftovers(self) -> list[str]:
-        found = self._client.list_multipart_uploads(Bucket=self._bucket)
+        try:
+            found = self._client.list_multipart_uploads(Bucket=self._bucket)
+        except self._client.exceptions.NoSuchUpload:
+            # What rclone answers where there are none.
+            return []
         return [upload["Key"] for upload in found.get("Uploads", [])]
 
 
 class S3Buckets:
     """The buckets of one S3 server, by boto3."""
+
+    everything = "s3://"
 
     def __init__(self, endpoint: S3Endpoint) -> None:
         self._client = endpoint.client()
@@ -227,3 +252,128 @@ class S3Buckets:
 
     def remove(self, name: str) -> None:
         self._client.delete_bucket(Bucket=name)
+
+
+class AzureOracle:
+    """A container, by azure-storage-blob."""
+
+    def __init__(self, client: ContainerClient, root: str) -> None:
+        self._client = client
+        self.root = root
+
+    def write(self, key: str, data: bytes) -> None:
+        self._client.upload_blob(key, data, overwrite=True)
+
+    def dress(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> None:
+        from azure.storage.blob import ContentSettings
+
+        settings = ContentSettings(content_type=content_type)
+        self._client.upload_blob(key, data, overwrite=True, content_settings=settings, metadata=dict(metadata))
+
+    def read(self, key: str) -> bytes | None:
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            return self._client.download_blob(key).readall()
+        except ResourceNotFoundError:
+            return None
+
+    def delete(self, key: str) -> None:
+        self._client.delete_blob(key)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return sorted(self._client.list_blob_names(name_starts_with=prefix))
+
+    def facts(self, key: str) -> Facts:
+        found = self._client.get_blob_client(key).get_blob_properties()
+        content_type = found.content_settings.content_type
+        return Facts(found.size, found.last_modified, found.etag.strip('"'), content_type, found.metadata)
+
+    def leftovers(self) -> list[str]:
+        # Blocks of an upload that was given up stay for a week: nobody can take them away.
+        return []
+
+
+class AzureBuckets:
+    """The containers of one account, by azure-storage-blob."""
+
+    def __init__(self, endpoint: AzureEndpoint) -> None:
+        self._client = endpoint.client()
+        self.everything = f"az://{endpoint.account}/"
+
+    def uri(self, name: str) -> str:
+        return f"{self.everything}{name}/"
+
+    def names(self) -> set[str]:
+        return {found.name for found in self._client.list_containers()}
+
+    def create(self, name: str) -> Oracle:
+        client = self._client.get_container_client(name)
+        if not client.exists():
+            client.create_container()
+        return AzureOracle(client, self.uri(name))
+
+    def remove(self, name: str) -> None:
+        self._client.delete_container(name)
+
+
+class GcsOracle:
+    """A bucket, by google-cloud-storage."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self.root = f"gs://{bucket.name}/"
+
+    def write(self, key: str, data: bytes) -> None:
+        self._bucket.blob(key).upload_from_string(data, retry=None)
+
+    def dress(self, key: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> None:
+        blob = self._bucket.blob(key)
+        blob.metadata = dict(metadata)
+        blob.upload_from_string(data, content_type, retry=None)
+
+    def read(self, key: str) -> bytes | None:
+        from google.cloud.exceptions import NotFound
+
+        try:
+            return self._bucket.blob(key).download_as_bytes(raw_download=True, retry=None)
+        except NotFound:
+            return None
+
+    def delete(self, key: str) -> None:
+        self._bucket.blob(key).delete(retry=None)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return sorted(blob.name for blob in self._bucket.list_blobs(prefix=prefix, retry=None))
+
+    def facts(self, key: str) -> Facts:
+        found = self._bucket.get_blob(key, retry=None)
+        assert found is not None
+        return Facts(found.size, found.updated, found.etag, found.content_type, found.metadata or {})
+
+    def leftovers(self) -> list[str]:
+        # Sessions of uploads that were given up: nobody can list them.
+        return []
+
+
+class GcsBuckets:
+    """The buckets of one project, by google-cloud-storage."""
+
+    everything = "gs://"
+
+    def __init__(self, endpoint: GcsEndpoint) -> None:
+        self._client = endpoint.client()
+
+    def uri(self, name: str) -> str:
+        return f"gs://{name}/"
+
+    def names(self) -> set[str]:
+        return {bucket.name for bucket in self._client.list_buckets(retry=None)}
+
+    def create(self, name: str) -> Oracle:
+        if name not in self.names():
+            self._client.create_bucket(name, retry=None)
+        return GcsOracle(self._client.bucket(name))
+
+    def remove(self, name: str) -> None:
+        self._client.bucket(name).delete(retry=None)

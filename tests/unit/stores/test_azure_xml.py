@@ -52,7 +52,8 @@ def test_a_page_has_objects_then_prefixes_then_a_marker() -> None:
 
 
 def test_white_space_between_elements_and_quoted_etags_are_read_too() -> None:
-    body = page("\n  <Blob>\n <Name>k</Name>\n <Properties>\n <Etag>&quot;0x1&quot;</Etag>\n<Content-Length>0</Content-Length></Properties></Blob>")
+    properties = "\n <Etag>&quot;0x1&quot;</Etag>\n<Content-Length>0</Content-Length>"
+    body = page(f"\n  <Blob>\n <Name>k</Name>\n <Properties>{properties}</Properties></Blob>")
     assert parse_list_page(body, ROOT).entries == [ListEntry(ROOT + "k", 0, "0x1")]
 
 
@@ -62,7 +63,8 @@ def test_k4_a_name_that_xml_cannot_hold_comes_percent_encoded() -> None:
 
 
 def test_a_directory_of_a_hierarchical_namespace_is_no_object() -> None:
-    body = page(blob("<Name>d</Name>", "<Content-Length>0</Content-Length><ResourceType>directory</ResourceType>") + blob("<Name>d/f</Name>"))
+    properties = "<Content-Length>0</Content-Length><ResourceType>directory</ResourceType>"
+    body = page(blob("<Name>d</Name>", properties) + blob("<Name>d/f</Name>"))
     assert [entry.uri for entry in parse_list_page(body, ROOT).entries] == [ROOT + "d/f"]
 
 
@@ -113,7 +115,8 @@ def test_n12_an_error_sent_as_a_success_is_one() -> None:
 
 
 def test_containers_are_named_with_their_roots() -> None:
-    body = page("").replace(b"<Blobs></Blobs>", b"<Containers><Container><Name>a</Name></Container><Container><Name>$web</Name></Container></Containers>")
+    containers = b"<Containers><Container><Name>a</Name></Container><Container><Name>$web</Name></Container></Containers>"
+    body = page("").replace(b"<Blobs></Blobs>", containers)
     found, marker = parse_container_page(body, "az://account/")
     assert [(one.name, one.uri) for one in found] == [("a", "az://account/a/"), ("$web", "az://account/$web/")]
     assert marker is None
