@@ -55,6 +55,8 @@ _HOME = {
     "s3dlio.engine.ops.objects": ("exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
     "s3dlio.engine.ops.into": ("get_into",),
     "s3dlio.engine.ops.removal": ("delete",),
+    "s3dlio.engine.ops.copies": ("copy", "rename"),
+    "s3dlio.engine.ops.buckets": ("create_bucket", "delete_bucket", "list_containers", "mkdir"),
     "s3dlio.engine.ops.aliases": ("get_by_key", "get_object", "list_full_uris", "list_keys", "stat_key", "stat_object"),
     "s3dlio.engine.ops.awaited": (
         "exists_async",
@@ -67,7 +69,17 @@ _HOME = {
         "stat_async",
         "stat_many_async",
     ),
-    "s3dlio.engine.ops.awaited_writes": ("delete_async", "put_bytes_async", "put_many_async"),
+    "s3dlio.engine.ops.awaited_writes": (
+        "copy_async",
+        "create_bucket_async",
+        "delete_async",
+        "delete_bucket_async",
+        "list_containers_async",
+        "mkdir_async",
+        "put_bytes_async",
+        "put_many_async",
+        "rename_async",
+    ),
     "s3dlio.engine.ops.awaited_aliases": ("get_object_async", "list_full_uris_async", "list_keys_async", "stat_object_async"),
     "s3dlio.engine.ops.batch": ("get_many", "get_many_stats", "put_many"),
     "s3dlio.engine.ops.mp_get": ("mp_get",),
@@ -123,12 +135,24 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.awaited_aliases import list_full_uris_async as list_full_uris_async
     from s3dlio.engine.ops.awaited_aliases import list_keys_async as list_keys_async
     from s3dlio.engine.ops.awaited_aliases import stat_object_async as stat_object_async
+    from s3dlio.engine.ops.awaited_writes import copy_async as copy_async
+    from s3dlio.engine.ops.awaited_writes import create_bucket_async as create_bucket_async
     from s3dlio.engine.ops.awaited_writes import delete_async as delete_async
+    from s3dlio.engine.ops.awaited_writes import delete_bucket_async as delete_bucket_async
+    from s3dlio.engine.ops.awaited_writes import list_containers_async as list_containers_async
+    from s3dlio.engine.ops.awaited_writes import mkdir_async as mkdir_async
     from s3dlio.engine.ops.awaited_writes import put_bytes_async as put_bytes_async
     from s3dlio.engine.ops.awaited_writes import put_many_async as put_many_async
+    from s3dlio.engine.ops.awaited_writes import rename_async as rename_async
     from s3dlio.engine.ops.batch import get_many as get_many
     from s3dlio.engine.ops.batch import get_many_stats as get_many_stats
     from s3dlio.engine.ops.batch import put_many as put_many
+    from s3dlio.engine.ops.buckets import create_bucket as create_bucket
+    from s3dlio.engine.ops.buckets import delete_bucket as delete_bucket
+    from s3dlio.engine.ops.buckets import list_containers as list_containers
+    from s3dlio.engine.ops.buckets import mkdir as mkdir
+    from s3dlio.engine.ops.copies import copy as copy
+    from s3dlio.engine.ops.copies import rename as rename
     from s3dlio.engine.ops.into import get_into as get_into
     from s3dlio.engine.ops.lifecycle import init_logging as init_logging
     from s3dlio.engine.ops.lifecycle import shutdown as shutdown

@@ -1,4 +1,4 @@
-"""The verbs that write and delete, for callers who await: put_bytes, put_many and delete, each with `_async`."""
+"""The verbs that write and delete, with `_async`: put_bytes, put_many, delete, mkdir, copy, rename, and those of buckets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any, Literal
 from ..memory.buffers import as_payload
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread
-from ..stores.base import arun_pages
+from ..stores import registry
+from ..stores.base import arun, arun_pages
 from ..stores.registry import is_file_scheme
 from .batch import end_puts, writes
+from .buckets import as_dicts, bucket_uri, make_bucket, make_prefix, remove_bucket
+from .copies import copy_one, move_one
 from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
 from .perform_awaited import perform_async, perform_many_async
@@ -50,6 +53,38 @@ async def delete_async(uri: str, recursive: bool = False, *, progress: bool = Fa
             await in_thread(remove_trees, place, removal)
         else:
             await perform_many_async(_batches(place), MAX_IN_FLIGHT, removal.note)
+
+
+async def mkdir_async(uri: str) -> None:
+    """Makes a directory, or a marker object, as `mkdir`."""
+    await perform_async(make_prefix, uri)
+
+
+async def copy_async(src: str, dst: str) -> None:
+    """Copies an object, as `copy`. After a call that was cancelled the copy is there as a whole, or not at all."""
+    await perform_async(copy_one, src, dst)
+
+
+async def rename_async(src: str, dst: str) -> None:
+    """Gives an object another URI, as `rename`. After a call that was cancelled it is at one of them as a whole, or at both."""
+    await perform_async(move_one, src, dst)
+
+
+async def create_bucket_async(name: str) -> None:
+    """Makes a bucket or container, as `create_bucket`."""
+    await perform_async(make_bucket, bucket_uri(name))
+
+
+async def delete_bucket_async(name: str) -> None:
+    """Deletes an empty bucket or container, as `delete_bucket`."""
+    await perform_async(remove_bucket, bucket_uri(name))
+
+
+async def list_containers_async(uri: str) -> list[dict[str, Any]]:
+    """Returns the buckets or containers of an account, as `list_containers`."""
+    # What opens an account may take as long as credentials do.
+    operation = await in_thread(registry.list_containers, uri)
+    return as_dicts(await arun(operation, async_fetcher().run))
 
 
 async def _batches(place: Place) -> AsyncIterator[Todo]:

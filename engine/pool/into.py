@@ -24,7 +24,15 @@ class IntoFetch(Fetch):
 
 
 def into_fetch(
-    uri: str, wire: Any, key: str, out: memoryview, *, start: int = 0, end: int | None = None, version: str | None = None
+    uri: str,
+    wire: Any,
+    key: str,
+    out: memoryview,
+    *,
+    start: int = 0,
+    end: int | None = None,
+    size: int | None = None,
+    version: str | None = None,
 ) -> IntoFetch:
     """Returns a request for bytes [start, end), up to the end of the object where `end` is None or beyond it.
 
@@ -35,6 +43,7 @@ def into_fetch(
         out: Writable, contiguous, of bytes; undefined after an error.
         start: The first byte.
         end: One past the last.
+        size: Of the whole object; where given, another size is an error.
         version: Where given, another version is an error.
     """
-    return IntoFetch(None, uri, wire, key, start=start, end=end, version=version, out=out)
+    return IntoFetch(None, uri, wire, key, start=start, end=end, size=size, version=version, out=out)

@@ -1,0 +1,107 @@
+"""Buckets and directories: create_bucket, delete_bucket, list_containers, mkdir."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..pool.inline import inline_fetcher
+from ..stores import registry
+from ..stores.base import Operation, run
+from ..types import Container
+from ..uri import FILE_SCHEMES, as_directory, parse_uri
+from .perform import Place, perform
+
+
+def create_bucket(name: str) -> None:
+    """Makes a bucket or container; one of ours that is there already is no error.
+
+    Args:
+        name: The name of an S3 bucket, or a URI: `s3://bucket`, `gs://bucket`, `az://account/container`.
+
+    Raises:
+        ConfigurationError: The URI names an object.
+        AlreadyExistsError: It is somebody else's.
+        UnsupportedError: File systems have none.
+        PermissionDeniedError, S3dlioError: As the store says.
+    """
+    perform(make_bucket, bucket_uri(name))
+
+
+def delete_bucket(name: str) -> None:
+    """Deletes a bucket or container, which must be empty; `delete(uri, recursive=True)` empties it.
+
+    Args:
+        name: As for `create_bucket`.
+
+    Raises:
+        NotFoundError: There is none.
+        RequestRejectedError: It is not empty.
+        ConfigurationError, UnsupportedError, PermissionDeniedError, S3dlioError: As `create_bucket`.
+    """
+    perform(remove_bucket, bucket_uri(name))
+
+
+def list_containers(uri: str) -> list[dict[str, Any]]:
+    """Returns the buckets or containers of an account, sorted by name, each as a dict of `name`, `uri` and `creation_date` (text or None).
+
+    Args:
+        uri: `s3://`, `gs://`, `az://account/`, or any URI in that account.
+
+    Raises:
+        UnsupportedError: The scheme has no such list.
+        ConfigurationError, PermissionDeniedError, S3dlioError: As the store says.
+    """
+    return as_dicts(run(registry.list_containers(uri), inline_fetcher().run))
+
+
+def as_dicts(found: list[Container]) -> list[dict[str, Any]]:
+    """Returns containers as `list_containers` shows them."""
+    return [
+        {"name": one.name, "uri": one.uri, "creation_date": one.creation_date} for one in sorted(found, key=lambda one: one.name)
+    ]
+
+
+def mkdir(uri: str) -> None:
+    """Makes a directory with those above it; on object stores, an empty marker object whose key ends in `/`. One that is there is no error.
+
+    Raises:
+        ConfigurationError: The URI names a bucket.
+        AlreadyExistsError: A file has that name.
+        PermissionDeniedError, S3dlioError: As the store says.
+    """
+    perform(make_prefix, uri)
+
+
+def bucket_uri(name: str) -> str:
+    """Returns the URI of a bucket that is named by it, or, on S3, by its bare name.
+
+    Raises:
+        ConfigurationError: It names an object.
+    """
+    uri = name if isinstance(name, str) and "://" in name else f"s3://{name}"
+    parts = parse_uri(uri)
+    if parts.key and parts.scheme not in FILE_SCHEMES:
+        raise ConfigurationError(f"this is no bucket but an object: {parts.key!r} stands behind its name", uri=uri)
+    return uri
+
+
+def make_bucket(place: Place) -> Operation[None]:
+    """The operation of `create_bucket`."""
+    return place.store.create_bucket()
+
+
+def remove_bucket(place: Place) -> Operation[None]:
+    """The operation of `delete_bucket`."""
+    return place.store.delete_bucket()
+
+
+def make_prefix(place: Place) -> Operation[None]:
+    """The operation of `mkdir`.
+
+    Raises:
+        ConfigurationError: As `mkdir`.
+    """
+    if not place.key:
+        raise ConfigurationError("this is a bucket; create_bucket makes buckets", uri=place.uri)
+    return place.store.make_prefix(as_directory(place.key))
