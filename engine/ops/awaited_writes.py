@@ -21,7 +21,7 @@ from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove
 from .uploads import put_object_async
 
 
-async def put_bytes_async(uri: str, data: Any) -> None:
+async def put_bytes_async(uri: str, data: Any, *, if_none_match: bool = False) -> None:
     """Writes a whole object, as `put_bytes`. `data` must not change before the call returns.
 
     Of a call that is cancelled nobody knows whether the object was written; it is there as a whole, or not at all.
@@ -29,7 +29,7 @@ async def put_bytes_async(uri: str, data: Any) -> None:
     fetcher = async_fetcher()
     store, key = await fetcher.locate(uri)
     check_key(uri, key)
-    await put_object_async(store, key, as_payload(data))
+    await put_object_async(store, key, as_payload(data), if_none_match)
 
 
 async def put_many_async(

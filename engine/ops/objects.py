@@ -104,16 +104,22 @@ def look_at_nothing(place: Place, offset: int) -> Operation[None]:
         raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=place.uri)
 
 
-def put_bytes(uri: str, data: Any) -> None:
+def put_bytes(uri: str, data: Any, *, if_none_match: bool = False) -> None:
     """Writes a whole object from anything with the buffer protocol; it becomes visible complete or not at all.
 
+    Args:
+        uri: The object; what is there already is replaced.
+        data: It is sent from where it is, in parts where it is longer than `multipart_above_bytes`.
+        if_none_match: Whether the object must be new. `docs/backends.md` says which stores see to that themselves.
+
     Raises:
+        AlreadyExistsError: There is one, and `if_none_match` was asked for (a `FileExistsError`).
         TypeError: `data` has no contiguous buffer.
         PermissionDeniedError, S3dlioError: As the store says.
     """
     store, key = locate(uri)
     check_key(uri, key)
-    put_object(store, key, as_payload(data))
+    put_object(store, key, as_payload(data), if_none_match)
 
 
 def write(place: Place, data: Any, *, has_own_copies: bool = False) -> Operation[None]:
