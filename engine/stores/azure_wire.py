@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from ..errors import (
     AuthenticationError,
@@ -104,13 +104,7 @@ class AzureWire:
 
     def get(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> bytes:
         """As `Wire.get`. Azure has no checksum of whole objects but MD5, which costs more than all the rest of a read (0.4 GB/s)."""
-        headers: Pairs = ()
-        if start or end is not None:
-            headers = (("x-ms-range", format_range(start, end)),)
-        # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
-        if version is not None and not version.startswith("W/"):
-            headers = (*headers, ("if-match", f'"{version}"'))
-        return self.request("GET", key, (), headers)
+        return self.request("GET", key, (), read_headers(start, end, version))
 
     def request(self, method: str, key: str, query: Pairs = (), headers: Pairs = (), num_bytes: int = 0) -> bytes:
         """Returns a request about an object, or, by the empty key, the container; where it has a payload, its head.
@@ -121,8 +115,7 @@ class AzureWire:
             ConfigurationError: A header cannot be sent.
         """
         if not key and OF_CONTAINER not in query:
-            # It would be about an object of the root container.
-            raise NotFoundError("a container is no object: the URI has no key")
+            refuse_container(self.spec.root)
         check_key(key, self.spec.root)
         return self._request(method, f"{self._base}/{encode_key(key)}" if key else self._base, query, headers, num_bytes)
 
@@ -158,6 +151,26 @@ class AzureWire:
         error = error_from_refusal(head.status, headers, body, uri, attempts, self.spec.token is not None)
         error.retry_after = headers.get("retry-after")
         return with_identity(error, self.spec, self.on_expired)
+
+
+def read_headers(start: int, end: int | None, version: str | None) -> Pairs:
+    """Returns what a GET of bytes [start, end) of one version says besides; nothing of a whole object of any version."""
+    headers: Pairs = ()
+    if start or end is not None:
+        headers = (("x-ms-range", format_range(start, end)),)
+    # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
+    if version is not None and not version.startswith("W/"):
+        headers = (*headers, ("if-match", f'"{version}"'))
+    return headers
+
+
+def refuse_container(root: str) -> NoReturn:
+    """Refuses a request about an object whose key is empty: Azure would take the container's name for that of an object.
+
+    Raises:
+        NotFoundError: Always.
+    """
+    raise NotFoundError("a container is no object: the URI has no key", uri=root)
 
 
 def check_key(key: str, root: str, is_new: bool = False) -> None:

@@ -46,10 +46,14 @@ _GOOGLE = (
 """As `_NAMES`, of Google's packages."""
 
 
+_PACKAGES = ("azure.", "botocore.", "google.", "msal.", "urllib3.")
+"""What has logged before is quiet too."""
+
+
 def _install() -> None:
     """Gives each logger the filter, once: a filter of a parent is not asked about the records of its children."""
     names = {f"botocore.{name}" for name in _NAMES} | {f"google.{name}" for name in _GOOGLE}
-    names |= {name for name in [*logging.root.manager.loggerDict] if name.startswith(("botocore.", "google.", "urllib3."))}
+    names |= {name for name in [*logging.root.manager.loggerDict] if name.startswith(_PACKAGES)}
     for name in names | {"urllib3.connectionpool", "urllib3.util.retry"}:
         if name not in _done:
             _done.add(name)

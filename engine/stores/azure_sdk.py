@@ -1,0 +1,344 @@
+"""`az://` by azure-storage-blob: the SDK lane, for what the fast lane does not do (proxies), and for whoever chooses it.
+
+Rules:
+
+* The SDK makes one attempt of each request, signs it, and sends it by its own pipeline; what is asked for, and what answers mean, is the
+  same text as on the fast lane. Its own downloads would come in pieces, be tried again after a second, and be decompressed.
+* Nothing is redirected: an answer must not name another host (case N16).
+* A client is made of what the `AzureSpec` says, and of nothing that stands in the environment: so it is the same in every process.
+* What it and urllib3 log at DEBUG, URLs with a SAS among it, is dropped here (`quiet.py`, case A5).
+
+Everything here blocks, and runs in the threads of `fetch/threads.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import (
+    AuthenticationError,
+    CertificateError,
+    ConnectFailedError,
+    MissingExtraError,
+    ProtocolError,
+    S3dlioError,
+    StoreTimeoutError,
+    TruncatedBodyError,
+)
+from ..fetch.answer import MAX_CHUNKED_BYTES, MAX_ERROR_BODY_BYTES
+from ..fetch.http1 import ResponseHead, parse_head
+from ..fetch.sdk_lane import Call, Stream
+from ..fetch.shared_key import Pairs
+from ..fetch.sigv4 import encode_key, encode_query
+from .azure_config import AzureSpec
+from .azure_ops import AzureOperations
+from .azure_wire import OF_CONTAINER, VERSION, check_key, log_slow_lane, read_headers, refuse_container, with_identity
+from .azure_xml import error_from_refusal
+from .base import Operation
+from .quiet import quiet
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobServiceClient
+
+Answer = tuple[ResponseHead, bytes]
+_MAX_BODY_BYTES: Final = 64 << 20
+"""As of an `Exchange`."""
+
+
+class AzureSdkWire:
+    """Requests to one container, made by azure-storage-blob."""
+
+    is_local = False
+    origin = None
+
+    def __init__(
+        self, spec: AzureSpec, renew: Callable[[], object] | None = None, on_expired: Callable[[], None] | None = None
+    ) -> None:
+        """Opens a container; the arguments are those of `S3Wire`."""
+        self._renew = renew
+        self.on_expired = on_expired
+        self._lock = threading.Lock()
+        self._made: tuple[AzureSpec, BlobServiceClient] | None = None
+        """A client, and what it was made of."""
+        self.use(spec)
+        _wires.add(self)
+
+    def use(self, spec: AzureSpec) -> None:
+        """Asks with the credentials of `spec` from now on."""
+        self.spec = spec
+        self.expires_at_s = spec.expires_at_s
+
+    def successor(self) -> None:
+        """There is no other way."""
+
+    def open(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> tuple[ResponseHead, Stream]:
+        """As `SdkWire.open`."""
+        response = self._send("GET", self._path(key, ()), (), read_headers(start, end, version), None, self.spec.root + key)
+        uri = self.spec.root + key
+        if "transfer-encoding" not in response.headers:
+            return _head_of(response), _Body(response, uri)
+        with _translated(uri):
+            data = _read_all(response, MAX_CHUNKED_BYTES)
+        return _head_of(response, len(data)), _Body(response, uri, io.BytesIO(data))
+
+    def ask(self, method: str, key: str, query: Pairs, headers: Pairs, payload: bytes | None) -> Answer:
+        """Sends a request about an object, or, by the empty key, the container; returns the answer's head and body.
+
+        Raises:
+            S3dlioError: As the store says.
+        """
+        return self._ask(method, self._path(key, query), query, headers, payload, self.spec.root + key)
+
+    def ask_account(self, query: Pairs) -> Answer:
+        """Sends a GET about the account.
+
+        Raises:
+            S3dlioError: As the store says.
+        """
+        return self._ask("GET", f"{self.spec.path}/", query, (), None, self.spec.root)
+
+    def url(self, key: str) -> str:
+        """As `AzureWire.url`."""
+        sas = "" if self.spec.sas is None else f"?{self.spec.sas}"
+        return f"{_base_url(self.spec)}{self._path(key, ())}{sas}"
+
+    def _path(self, key: str, query: Pairs) -> str:
+        check_key(key, self.spec.root)
+        if not key and OF_CONTAINER not in query:
+            refuse_container(self.spec.root)
+        path = f"{self.spec.path}/{self.spec.container}"
+        return f"{path}/{encode_key(key)}" if key else path
+
+    def _ask(self, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None, uri: str) -> Answer:
+        response = self._send(method, path, query, headers, payload, uri)
+        with _translated(uri):
+            data = _read_all(response, _MAX_BODY_BYTES)
+        is_head = method == "HEAD"
+        return _head_of(response, None if is_head else len(data)), data
+
+    def _send(self, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None, uri: str) -> Any:
+        """Returns an answer below 300, whose body is still to be read: a `requests.Response`."""
+        if self._renew is not None:
+            self._renew()
+        spec = self.spec
+        with _translated(uri):
+            pipeline, request = self._request(spec, method, path, query, headers, payload)
+            response = pipeline.run(request, stream=True).http_response.internal_response
+            if response.status_code < 300:
+                return response
+            # Of a longer one only the beginning is looked at, as on the fast lane.
+            body = response.raw.read(MAX_ERROR_BODY_BYTES, decode_content=False)
+            response.close()
+        named = {name.lower(): value for name, value in response.headers.items()}
+        error = error_from_refusal(response.status_code, named, body, uri, 1, spec.token is not None)
+        error.retry_after = named.get("retry-after")
+        raise with_identity(error, spec, self.on_expired)
+
+    def _request(
+        self, spec: AzureSpec, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None
+    ) -> tuple[Any, Any]:
+        client = self._client(spec)
+        from azure.core.pipeline.transport import HttpRequest
+
+        text = encode_query(query)
+        request = HttpRequest(method, f"{_base_url(spec)}{path}" + (f"?{text}" if text else ""))
+        request.headers.update({"x-ms-version": VERSION, "accept-encoding": "identity", **dict(headers)})
+        if method not in {"GET", "HEAD"}:
+            request.set_bytes_body(payload or b"")
+        # There is no public way to send a request of one's own; this one is as old as the package.
+        return client._pipeline, request
+
+    def _client(self, spec: AzureSpec) -> BlobServiceClient:
+        """Returns the client for an identity, made at the first call (0.4 s)."""
+        with self._lock:
+            if self._made is None or self._made[0] is not spec:
+                self._made = (spec, _make_client(spec))
+            return self._made[1]
+
+    def abandon(self) -> None:
+        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
+        self._lock = threading.Lock()
+        if self._made is not None:
+            _inherited.append(self._made[1])
+            self._made = None
+
+
+_wires: weakref.WeakSet[AzureSdkWire] = weakref.WeakSet()
+_inherited: list[BlobServiceClient] = []
+
+
+def _abandon_all() -> None:
+    for wire in list(_wires):
+        wire.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
+
+
+class AzureSdkOperations(AzureOperations):
+    """The operations on one container, by the SDK."""
+
+    def ask(
+        self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None
+    ) -> Operation[tuple[ResponseHead, bytes]]:
+        """As on the fast lane."""
+        # A copy, and now: the caller may change it as soon as the call is over, whatever a thread still does.
+        body = None if payload is None else bytes(payload)
+        call = Call(self.root + key, self.wire, partial(self.wire.ask, method, key, query, headers, body))
+        done = yield call
+        assert isinstance(done, Call)
+        answer: Answer = done.result
+        return answer
+
+    def ask_account(self, query: Pairs) -> Operation[bytes]:
+        """As on the fast lane."""
+        done = yield Call(self.root, self.wire, partial(self.wire.ask_account, query))
+        assert isinstance(done, Call)
+        answer: Answer = done.result
+        return answer[1]
+
+
+class _Body:
+    """A body as the SDK's transport gives it."""
+
+    def __init__(self, response: Any, uri: str, source: io.BytesIO | None = None) -> None:
+        self._response = response
+        self._uri = uri
+        self._source = source
+
+    def read(self, num: int) -> bytes:
+        """As `Stream.read`."""
+        if self._source is not None:
+            return self._source.read(num)
+        with _translated(self._uri):
+            return bytes(self._response.raw.read(num, decode_content=False))
+
+    def close(self) -> None:
+        """As `Stream.close`."""
+        self._response.close()
+
+
+def _read_all(response: Any, bound: int) -> bytes:
+    try:
+        data = bytes(response.raw.read(bound + 1, decode_content=False))
+    finally:
+        response.close()
+    if len(data) > bound:
+        raise ProtocolError(f"the body is longer than {bound} bytes")
+    return data
+
+
+def _head_of(response: Any, num_bytes: int | None = None) -> ResponseHead:
+    """Returns the head that the transport has taken apart, as the fast lane would have read it."""
+    fields = {name.lower(): value for name, value in response.headers.items()}
+    if fields.pop("transfer-encoding", None) is not None or num_bytes is not None:
+        fields["content-length"] = str(num_bytes or 0)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return parse_head(f"HTTP/1.1 {response.status_code} OK\r\n{lines}\r\n".encode("latin-1", "replace"))
+
+
+def _base_url(spec: AzureSpec) -> str:
+    return f"{spec.scheme}://{spec.host_header}"
+
+
+class _Token:
+    """The bearer token of a spec, as the SDK asks for it."""
+
+    def __init__(self, token: str, expires_at_s: float) -> None:
+        self._token = token
+        self._expires_at_s = expires_at_s
+
+    def get_token(self, *scopes: str, **_: object) -> Any:
+        """Returns it, whatever it is for: there is no other."""
+        from azure.core.credentials import AccessToken
+
+        return AccessToken(self._token, int(self._expires_at_s))
+
+
+def _make_client(spec: AzureSpec) -> BlobServiceClient:
+    options = spec.sdk
+    assert options is not None
+    assert spec.slow_because is not None
+    log_slow_lane(spec.root, spec.slow_because)
+    try:
+        from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+        from azure.storage.blob import BlobServiceClient
+    except ImportError:
+        raise MissingExtraError(
+            f'requests go by azure-storage-blob, since {spec.slow_because}; it is not installed: pip install "s3dlio-shm[azure]"'
+        ) from None
+    credential: Any = None
+    if spec.account_key is not None:
+        credential = AzureNamedKeyCredential(spec.account, spec.account_key)
+    elif spec.sas is not None:
+        credential = AzureSasCredential(spec.sas)
+    elif spec.token is not None:
+        credential = _Token(spec.token, spec.expires_at_s or 0.0)
+    return BlobServiceClient(
+        f"{_base_url(spec)}{spec.path}/",
+        credential,
+        retry_total=0,
+        permit_redirects=False,
+        use_env_settings=False,
+        proxies=options.proxies,
+        connection_timeout=options.connect_timeout_s,
+        read_timeout=options.read_timeout_s,
+        connection_verify=spec.ca_bundle or True,
+    )
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """Maps what the SDK and its transport raise to errors of this package, and has them log nothing that nobody may see.
+
+    Their own texts may hold a URL with a SAS, or what was sent, and are not passed on.
+    """
+    try:
+        with quiet():
+            yield
+    except S3dlioError as error:
+        error.uri = error.uri or uri
+        raise
+    except Exception as error:
+        found = _translate(error, uri)
+        if found is None:
+            raise
+        raise found from None
+
+
+def _translate(error: Exception, uri: str) -> S3dlioError | None:
+    """Returns what an error means, or None where it is none of the SDK's."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    if not {"AzureError", "HTTPError", "RequestException", "ValueError"} & set(names):
+        return None
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        text = "the server's certificate is refused; if it is your own, name its issuer in REQUESTS_CA_BUNDLE"
+        return CertificateError(text, uri=uri, cause=names[0])
+    if "Cannot connect to proxy" in str(error):
+        text = "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        return ConnectFailedError(text, uri=uri, cause=names[0])
+    for cause, (kind, text) in _MEANINGS.items():
+        if cause in names:
+            return kind(text, uri=uri, cause=names[0])
+    return ConnectFailedError("the SDK could not make the request", uri=uri, cause=names[0])
+
+
+_MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
+    "AzureSigningError": (AuthenticationError, "the account key is no base64 text; copy it whole, without spaces or line ends"),
+    "ServiceRequestTimeoutError": (StoreTimeoutError, "the store did not accept a connection in time"),
+    "ServiceResponseTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
+    "ReadTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
+    "IncompleteReadError": (TruncatedBodyError, "the body ended too early"),
+    "IncompleteRead": (TruncatedBodyError, "the body ended too early"),
+    "ProtocolError": (TruncatedBodyError, "the connection broke in the middle of the body"),
+    "ServiceRequestError": (ConnectFailedError, "the connection could not be made"),
+    "ServiceResponseError": (ConnectFailedError, "the connection broke before the answer"),
+    "ValueError": (ProtocolError, "the SDK can make no sense of the request or the answer"),
+}
