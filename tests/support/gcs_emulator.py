@@ -11,6 +11,8 @@ import gzip
 import json
 import sys
 import threading
+from email.message import Message
+from email.parser import BytesParser
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
@@ -55,8 +57,10 @@ def _is_refused(request: Any, response: Any, storage: Any, bucket: str, name: st
         return True
     if wanted is not None and wanted != (found["generation"] if found else "0"):
         # A read of nothing is a 404, whatever its condition says.
-        is_read = request.method == "GET" and found is None
-        _refuse(response, 404 if is_read else 412, f"No such object: {bucket}/{name}" if is_read else "At least one of the pre-conditions you specified did not hold.")
+        if request.method == "GET" and found is None:
+            _refuse(response, 404, f"No such object: {bucket}/{name}")
+        else:
+            _refuse(response, 412, "At least one of the pre-conditions you specified did not hold.")
         return True
     return False
 
@@ -166,12 +170,12 @@ _finished: dict[str, Any] = {}
 
 def _conditional(handler: Any, prefix: str = "") -> Any:
     def handle(request: Any, response: Any, storage: Any, *_: Any) -> None:
-        bucket, name = request.params[f"{prefix}bucket_name"], request.params[f"{prefix}object_id"]
-        if _is_refused(request, response, storage, bucket, name):
+        about = request.params
+        if _is_refused(request, response, storage, about[f"{prefix}bucket_name"], about[f"{prefix}object_id"]):
             return
         handler(request, response, storage)
         if response.status == 404 and not response._content:
-            _refuse(response, 404, f"No such object: {bucket}/{name}")
+            _refuse(response, 404, f"No such object: {about['bucket_name']}/{about['object_id']}")
 
     return handle
 
@@ -185,6 +189,13 @@ _REPLACED: dict[Any, Any] = {
     objects.rewrite: _conditional(objects.rewrite, "dest_"),
     objects.get: _conditional(objects.get),
 }
+
+
+class _Part(Message):
+    """Keeps what stands behind the type of an object, as `; charset=utf-8`."""
+
+    def get_content_type(self) -> str:
+        return str(self.get("Content-Type") or super().get_content_type())
 
 
 class _Handler(server.RequestHandler):
@@ -225,8 +236,10 @@ class _MemoryStorage(Storage):
 def main() -> None:
     """Serves until stdin ends."""
     server.HANDLERS = tuple(
-        (pattern, {method: _REPLACED.get(handler, handler) for method, handler in handlers.items()}) for pattern, handlers in server.HANDLERS
+        (pattern, {method: _REPLACED.get(handler, handler) for method, handler in handlers.items()})
+        for pattern, handlers in server.HANDLERS
     )
+    server.BytesParser = partial(BytesParser, _Part)
     objects.download = _download
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, _MemoryStorage(use_memory_fs=True)))
     httpd.daemon_threads = True

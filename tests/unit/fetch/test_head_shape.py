@@ -112,9 +112,13 @@ GOOGLE = (
 def test_a_head_of_googles_is_recognised_with_another_generation_and_other_sums() -> None:
     other = changed(
         GOOGLE,
-        (b"927964570", b"927964571"), (b"mxVdmA==", b"nxVdmA=="), (b"l6t9", b"m6t9"), (b"Content-Length: 76800\r\nDate", b"Content-Length: 76801\r\nDate"),
-        (b"Content-Length: 76800\r\nContent", b"Content-Length: 76801\r\nContent"), (b"CJqq", b"DJqq"), (b"Lq0", b"Mq0"), (b"Expires: Mon", b"Expires: Tue"),
-    )  # fmt: skip
+        (b"927964570", b"927964571"),
+        (b"mxVdmA==,md5=l6t9", b"nxVdmA==,md5=m6t9"),
+        (b"76800\r\nContent-Length: 76800", b"76801\r\nContent-Length: 76801"),
+        (b"CJqq", b"DJqq"),
+        (b"Lq0", b"Mq0"),
+        (b"Expires: Mon", b"Expires: Tue"),
+    )
     found = HeadShape(parse_head(GOOGLE)).match(other)
     assert found == parse_head(other)
     assert found is not None
