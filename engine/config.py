@@ -1,8 +1,9 @@
 """The one reader of the environment and of `configs/`.
 
-A setting is looked up as: keyword of the call > `s3dlio.configure(...)` > `S3DLIO_<NAME>` > the file in `S3DLIO_CONFIG` >
-`configs/default.toml`. The result is one frozen `Settings`; whoever holds one sees no later change. A wrong value or an unknown name
-in a file or in `configure` raises; an unknown `S3DLIO_*` variable warns, since another program may own it.
+A setting is looked up as: keyword of the call > `s3dlio.configure(...)` > `S3DLIO_<NAME>` > the variable that the other library of this
+name has for it (`variables.py`) > the file in `S3DLIO_CONFIG` > `configs/default.toml`. The result is one frozen `Settings`; whoever
+holds one sees no later change. A wrong value or an unknown name in a file or in `configure` raises; an unknown `S3DLIO_*` variable
+warns, since another program may own it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 import s3dlio.configs
 
 from .errors import ConfigurationError
+from .variables import ALIASES, why_without_meaning
 
 _PREFIX = "S3DLIO_"
 _CUSTOMER_KEY = "S3DLIO_SSE_CUSTOMER_KEY"
@@ -39,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     memory_bytes: int
     """0 stands for "auto"."""
     poison_freed: bool
+    check_slots: bool
     procs: int
     jobs: int
     worker_restarts_per_minute: int
@@ -60,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     min_throughput_bytes_s: int
     min_throughput_s: float
     verify_checksums: bool
+    verify_writes: bool
     fast_lane: bool
     s3_requester_pays: bool
     size_cache_s: float
@@ -173,7 +177,7 @@ def _layers() -> list[tuple[str, dict[str, Any]]]:
     layers = [("configs/default.toml", _read_toml(os.path.join(folder, "default.toml")))]
     if path := os.environ.get("S3DLIO_CONFIG"):
         layers.append((path, _read_toml(path)))
-    layers.append(("environment", _from_environment()))
+    layers += _from_environment()
     layers.append(("configure", _configured))
     return layers
 
@@ -188,17 +192,31 @@ def _read_toml(path: str) -> dict[str, Any]:
         raise ConfigurationError(f"{path} is not TOML: {error}") from error
 
 
-def _from_environment() -> dict[str, str]:
-    found = {}
+def _from_environment() -> list[tuple[str, dict[str, Any]]]:
+    """Returns what the environment says: first in the words of the other library of this name, then in ours, which stand above."""
+    own: dict[str, Any] = {}
+    aliases: dict[str, dict[str, Any]] = {}
     for variable, value in os.environ.items():
         if not variable.startswith(_PREFIX) or variable in _OWN_VARIABLES:
             continue
         name = variable[len(_PREFIX) :].lower()
         if name in _NAMES:
-            found[name] = value
+            own[name] = value
+        elif variable in ALIASES:
+            aliases[variable] = _from_alias(variable, value)
+        elif (reason := why_without_meaning(variable)) is not None:
+            warnings.warn(f"{variable} changes nothing here: {reason}", stacklevel=4)
         else:
             warnings.warn(f"{variable} is no setting of s3dlio{_suggest(name)}", stacklevel=4)
-    return found
+    return [*((variable, aliases[variable]) for variable in ALIASES if variable in aliases), ("environment", own)]
+
+
+def _from_alias(variable: str, text: str) -> dict[str, Any]:
+    alias = ALIASES[variable]
+    try:
+        return {alias.setting: alias.convert(text)}
+    except ValueError:
+        raise ConfigurationError(f"{variable}: {text!r} is no number") from None
 
 
 def _suggest(name: str) -> str:
