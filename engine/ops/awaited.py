@@ -20,8 +20,8 @@ from . import objects
 from .batch import Sizes, check_batch, check_stats, hand_out, looks
 from .into import check_into, read_into
 from .objects import check_range, find, look_up, read_range, selection
-from .perform import Outcomes, Place
-from .perform_awaited import perform_async, perform_many_async
+from .perform import Outcomes
+from .perform_awaited import perform_async, perform_many_async, place_of_async
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -49,12 +49,11 @@ async def get_into_async(uri: str, buffer: Any, offset: int = 0, length: int | N
     A call that is cancelled writes nothing to `buffer` any more: of a local file it first reads the piece to its end that it is at.
     """
     with check_into(uri, buffer, offset, length) as room:
-        fetcher = async_fetcher()
-        place = Place(uri, *(await fetcher.locate(uri)))
+        place = await place_of_async(uri)
         operation = read_into(place, room, offset, length)
         if place.store.wire.is_local:
             return await to_its_end(operation)
-        return await arun(operation, fetcher.run)
+        return await arun(operation, async_fetcher().run)
 
 
 async def get_many_async(

@@ -8,17 +8,18 @@ from typing import Any, Literal
 from ..memory.buffers import as_payload
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread
+from ..pool.lanes import Lane
 from ..stores import registry
 from ..stores.base import arun, arun_pages
 from ..stores.registry import is_file_scheme
-from .batch import end_puts, writes
+from .awaited_uploads import put_object_async
+from .batch import end_puts, pairs_of
 from .buckets import as_dicts, bucket_uri, make_bucket, make_prefix, remove_bucket
 from .copies import copy_one, move_one
 from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
-from .perform_awaited import perform_async, perform_many_async
+from .perform_awaited import perform_async, perform_many_async, place_of_async
 from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove_trees
-from .uploads import put_object_async
 
 
 async def put_bytes_async(uri: str, data: Any, *, if_none_match: bool = False) -> None:
@@ -37,8 +38,13 @@ async def put_many_async(
 ) -> list[Exception | None] | None:
     """Writes many objects, as `put_many`. Data must not change before the call returns."""
     is_returned, outcomes = check_errors(errors), Outcomes(keeps=errors == "return")
-    await perform_many_async(writes(items, has_own_copies=True), check_in_flight(max_in_flight), outcomes.note)
+    await perform_many_async(pairs_of(items), check_in_flight(max_in_flight), outcomes.note, _write)
     return end_puts(outcomes, is_returned)
+
+
+async def _write(place: Place, data: Any, lane: Lane) -> None:
+    check_key(place.uri, place.key)
+    await put_object_async(place.store, place.key, as_payload(data), lane=lane)
 
 
 async def delete_async(uri: str, recursive: bool = False, *, progress: bool = False) -> None:
@@ -46,8 +52,7 @@ async def delete_async(uri: str, recursive: bool = False, *, progress: bool = Fa
     if not recursive:
         await perform_async(delete_one, uri)
         return
-    fetcher = async_fetcher()
-    place = Place(uri, *(await fetcher.locate(uri)))
+    place = await place_of_async(uri)
     with Removal(uri, progress=progress) as removal:
         if is_file_scheme(uri):
             await in_thread(remove_trees, place, removal)

@@ -61,12 +61,13 @@ def put_many(
         S3dlioError, TypeError: As `put_bytes`, unless `errors="return"`.
     """
     is_returned, outcomes = check_errors(errors), Outcomes(keeps=errors == "return")
-    perform_many(writes(items), check_in_flight(max_in_flight), outcomes.note)
+    todos = ((uri, partial(write, data=data)) for uri, data in pairs_of(items))
+    perform_many(todos, check_in_flight(max_in_flight), outcomes.note)
     return end_puts(outcomes, is_returned)
 
 
-def writes(items: Iterable[tuple[str, Any]], *, has_own_copies: bool = False) -> Iterator[Todo]:
-    """Yields what `put_many` is to do; `has_own_copies` as `writer_of`.
+def pairs_of(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yields the items of `put_many`, checked as they come.
 
     Raises:
         ConfigurationError: An item is no pair.
@@ -74,8 +75,7 @@ def writes(items: Iterable[tuple[str, Any]], *, has_own_copies: bool = False) ->
     for number, item in enumerate(items):
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise ConfigurationError(f"an item of put_many is a pair (uri, data); item {number} is a {type(item).__name__}")
-        uri, data = item
-        yield uri, partial(write, data=data, has_own_copies=has_own_copies)
+        yield item[0], item[1]
 
 
 def end_puts(outcomes: Outcomes, is_returned: bool) -> list[Exception | None] | None:

@@ -6,21 +6,19 @@ with all of its bytes and the source is still the version that was copied.
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
-from ..config import settings
-from ..errors import ConfigurationError, ObjectChangedError, S3dlioError
+from ..errors import ConfigurationError, ObjectChangedError
 from ..fetch.request import Fetch
 from ..pool.into import into_fetch
-from ..stores.base import Operation, Upload
+from ..stores.base import Operation
 from ..stores.registry import is_file_scheme
 from ..types import ObjectInfo
 from .objects import check_key
 from .perform import Place, perform
 from .trees import is_same_file, move_file
+from .uploads import is_in_parts, part_size, throw_away
 
-_log = logging.getLogger("s3dlio")
 _MAX_WHOLE_BYTES: Final = 16 << 20
 """What is longer comes and goes in parts."""
 
@@ -87,15 +85,14 @@ def _check_ends(source: Place, target: Place) -> None:
 
 def _carry(source: Place, target: Place, found: ObjectInfo) -> Operation[None]:
     """Copies through this process, exactly the version that `found` names."""
-    limits = settings()
-    if found.size <= min(_MAX_WHOLE_BYTES, target.store.max_put_bytes):
+    if found.size <= _MAX_WHOLE_BYTES and not is_in_parts(target.store, found.size):
         room = memoryview(bytearray(found.size))
         yield _read(source, found, room, 0, None)
         yield from target.store.put(target.key, room)
         return
     upload = yield from target.store.begin_upload(target.key)
     try:
-        room = memoryview(bytearray(_part_bytes(upload, found.size, limits.part_bytes)))
+        room = memoryview(bytearray(part_size(found.size, upload)))
         for number, start in enumerate(range(0, found.size, len(room))):
             end = min(start + len(room), found.size)
             part = room[: end - start]
@@ -103,7 +100,7 @@ def _carry(source: Place, target: Place, found: ObjectInfo) -> Operation[None]:
             yield from upload.put_part(number, part, end == found.size)
         yield from upload.complete()
     except BaseException:
-        yield from _abort(upload, target)
+        yield from throw_away(upload, target.uri)
         raise
 
 
@@ -111,17 +108,3 @@ def _read(source: Place, found: ObjectInfo, out: memoryview, start: int, end: in
     return into_fetch(
         source.uri, source.store.wire, source.key, out, start=start, end=end, size=found.size, version=found.version
     )
-
-
-def _part_bytes(upload: Upload, num_bytes: int, wanted_bytes: int) -> int:
-    """Returns how long parts are: a multiple of what the store asks for, and not too many of them."""
-    least = max(wanted_bytes, -(-num_bytes // upload.max_parts))
-    return -(-least // upload.min_part_bytes) * upload.min_part_bytes
-
-
-def _abort(upload: Upload, target: Place) -> Operation[None]:
-    try:
-        yield from upload.abort()
-    except S3dlioError as error:
-        # The caller has the error that led here; this one says what stays behind.
-        _log.warning("what was sent of %s could not be thrown away: %s", target.uri, error)

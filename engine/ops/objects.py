@@ -122,23 +122,15 @@ def put_bytes(uri: str, data: Any, *, if_none_match: bool = False) -> None:
     put_object(store, key, as_payload(data), if_none_match)
 
 
-def write(place: Place, data: Any, *, has_own_copies: bool = False) -> Operation[None]:
+def write(place: Place, data: Any) -> Operation[None]:
     """Returns the operation that writes a whole object, by one request at a time.
-
-    Args:
-        place: Where.
-        data: Anything with the buffer protocol.
-        has_own_copies: Whether a write to a local store is made from a copy, since it may go on when the caller has left.
 
     Raises:
         ConfigurationError: The place is a bucket.
         TypeError: `data` has no contiguous buffer.
     """
     check_key(place.uri, place.key)
-    payload = as_payload(data)
-    if has_own_copies and place.store.wire.is_local:
-        payload = memoryview(bytes(payload))
-    return write_object(place.store, place.key, payload)
+    return write_object(place.store, place.key, as_payload(data))
 
 
 def check_key(uri: str, key: str) -> None:

@@ -7,16 +7,16 @@ away what it began; one that runs in the executor goes on there to its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread
 from ..pool.inline import inline_fetcher
 from ..pool.lanes import Lane
 from ..stores.base import Operation, arun, run
-from .perform import ITEM_ERRORS, OnEnd, Place, Todo
+from .perform import ITEM_ERRORS, Make, OnEnd, Place
 
 T = TypeVar("T")
 
@@ -27,17 +27,38 @@ async def perform_async(make: Callable[..., Operation[T]], *uris: str) -> T:
     Raises:
         S3dlioError: As the operation says.
     """
-    return await _perform(make, uris, None)
+    places = [await place_of_async(uri) for uri in uris]
+    return await _drive(make(*places), any(place.store.wire.is_local for place in places), None)
 
 
-async def perform_many_async(todos: Iterable[Todo] | AsyncIterable[Todo], max_in_flight: int, on_end: OnEnd) -> None:
-    """Does many things side by side, as `perform_many`, in a lane of their own."""
+async def operate(place: Place, make: Make[T], lane: Lane) -> T:
+    """Does what `make` makes of a place, in a lane; what `perform_many_async` does where it is told nothing else.
+
+    Raises:
+        S3dlioError: As the operation says.
+    """
+    return await _drive(make(place), place.store.wire.is_local, lane)
+
+
+async def perform_many_async(
+    todos: Iterable[tuple[str, Any]] | AsyncIterable[tuple[str, Any]],
+    max_in_flight: int,
+    on_end: OnEnd,
+    do: Callable[[Place, Any, Lane], Awaitable[Any]] = operate,
+) -> None:
+    """Does many things side by side, as `perform_many`, in a lane of their own.
+
+    Args:
+        todos: URIs, each with what `do` is to be told.
+        max_in_flight: How many are under way at once.
+        on_end: Told of each.
+        do: Does one.
+    """
     room = asyncio.Semaphore(max_in_flight)
 
-    async def one(number: int, todo: Todo) -> None:
-        uri, make = todo
+    async def one(number: int, uri: str, what: Any) -> None:
         try:
-            result = await _perform(make, (uri,), lane)
+            result = await do(await place_of_async(uri), what, lane)
         except ITEM_ERRORS as error:
             result = error
         room.release()
@@ -47,23 +68,30 @@ async def perform_many_async(todos: Iterable[Todo] | AsyncIterable[Todo], max_in
         with async_fetcher().lane(max_in_flight) as lane:
             async with aclosing(_numbered(todos)) as numbered, asyncio.TaskGroup() as group:
                 await room.acquire()
-                async for number, todo in numbered:
-                    group.create_task(one(number, todo))
+                async for number, (uri, what) in numbered:
+                    group.create_task(one(number, uri, what))
                     await room.acquire()
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
 
-async def _perform(make: Callable[..., Operation[T]], uris: Iterable[str], lane: Lane | None) -> T:
+async def place_of_async(uri: str) -> Place:
+    """Returns where a URI is; what takes long is done in a thread.
+
+    Raises:
+        S3dlioError: As `registry.locate`.
+    """
+    return Place(uri, *(await async_fetcher().locate(uri)))
+
+
+async def _drive(operation: Operation[T], is_local: bool, lane: Lane | None) -> T:
     fetcher = async_fetcher()
-    places = [Place(uri, *(await fetcher.locate(uri))) for uri in uris]
-    operation = make(*places)
-    if any(place.store.wire.is_local for place in places):
+    if is_local:
         return await in_thread(run, operation, inline_fetcher().run)
     return await arun(operation, fetcher.run if lane is None else lane.run)
 
 
-async def _numbered(todos: Iterable[Todo] | AsyncIterable[Todo]) -> AsyncGenerator[tuple[int, Todo]]:
+async def _numbered(todos: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[tuple[int, T]]:
     number = 0
     if isinstance(todos, AsyncIterable):
         async for todo in todos:

@@ -9,25 +9,19 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final, NamedTuple
 
 from ..config import settings
-from ..errors import S3dlioError
-from ..pool.awaited import async_fetcher
-from ..pool.in_threads import in_thread, side_by_side
+from ..errors import S3dlioError, TruncatedBodyError
 from ..pool.inline import inline_fetcher
-from ..pool.lanes import Lane
-from ..stores.base import Operation, Store, T, Upload, arun, run
+from ..stores.base import Operation, Store, Upload, run
 
 _log = logging.getLogger("s3dlio")
 MAX_PARTS_IN_FLIGHT: Final = 16
 """Of one object. More share a slow line for so long that each comes to its deadline: 16 parts of 16 MiB take 215 s at 10 Mbit/s."""
-_SUMMED_AT_ONCE_BYTES: Final = 1 << 20
-"""What is longer is signed in a thread: SHA-256 takes 0.6 ms per MiB."""
 
 
 class Piece(NamedTuple):
@@ -47,7 +41,7 @@ def put_object(store: Store, key: str, data: memoryview, create_only: bool = Fal
     """
     fetcher = inline_fetcher()
     if not is_in_parts(store, len(data)):
-        run(store.put(key, data, create_only), fetcher.run)
+        run(put_whole(store, key, data, create_only), fetcher.run)
         return
     upload = run(store.begin_upload(key, create_only), fetcher.run)
     try:
@@ -60,61 +54,10 @@ def put_object(store: Store, key: str, data: memoryview, create_only: bool = Fal
 
 def _send_parts(upload: Upload, data: memoryview) -> None:
     parts = ((piece.number, upload.put_part(*piece)) for piece in cut(data, upload))
-    with closing(inline_fetcher().run_many(parts, _num_at_once(upload))) as ended:
+    with closing(inline_fetcher().run_many(parts, num_at_once(upload))) as ended:
         for _, error in ended:
             if isinstance(error, S3dlioError):
                 raise error
-
-
-async def put_object_async(store: Store, key: str, data: memoryview, create_only: bool = False) -> None:
-    """As `put_object`, for callers who await; `data` must not change before it returns.
-
-    Raises:
-        AlreadyExistsError, S3dlioError: As `put_object`.
-    """
-    fetcher = async_fetcher()
-    if store.wire.is_local:
-        # A copy: the thread goes on where the caller is cancelled, and the caller may then do with its buffer what it likes.
-        await in_thread(put_object, store, key, memoryview(bytes(data)), create_only)
-        return
-    if not is_in_parts(store, len(data)):
-        await _send(store.put(key, data, create_only), len(data), None)
-        return
-    upload = await _begin(store, key, create_only)
-    try:
-        num_at_once = _num_at_once(upload)
-        todo = cut(data, upload)
-        with fetcher.lane(num_at_once) as lane:
-
-            async def work() -> None:
-                for piece in todo:
-                    await _send(upload.put_part(*piece), len(piece.data), lane)
-
-            await side_by_side(*(work() for _ in range(num_at_once)))
-        await arun(upload.complete(), async_fetcher().run)
-    except BaseException:
-        await arun(throw_away(upload, store.root + key), async_fetcher().run)
-        raise
-
-
-async def _begin(store: Store, key: str, create_only: bool) -> Upload:
-    """Begins an upload. Of one whose caller is cancelled meanwhile the answer is awaited for a moment, so that it can be aborted."""
-    begun = asyncio.ensure_future(arun(store.begin_upload(key, create_only), async_fetcher().run))
-    try:
-        return await asyncio.shield(begun)
-    except asyncio.CancelledError:
-        await asyncio.wait((begun,), timeout=settings().connect_timeout_s)
-        if not begun.done():
-            begun.cancel()
-        elif not begun.cancelled() and begun.exception() is None:
-            await arun(throw_away(begun.result(), store.root + key), async_fetcher().run)
-        raise
-
-
-async def _send(operation: Operation[T], num_bytes: int, lane: Lane | None) -> T:
-    """Drives an operation whose first step sums what it sends."""
-    runner = async_fetcher().run if lane is None else lane.run
-    return await arun(operation, runner, in_thread if num_bytes > _SUMMED_AT_ONCE_BYTES else None)
 
 
 def write_object(store: Store, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
@@ -124,7 +67,7 @@ def write_object(store: Store, key: str, data: memoryview, create_only: bool = F
         AlreadyExistsError, S3dlioError: As `put_object`.
     """
     if not is_in_parts(store, len(data)):
-        yield from store.put(key, data, create_only)
+        yield from put_whole(store, key, data, create_only)
         return
     upload = yield from store.begin_upload(key, create_only)
     try:
@@ -136,6 +79,15 @@ def write_object(store: Store, key: str, data: memoryview, create_only: bool = F
     except BaseException:
         yield from throw_away(upload, store.root + key)
         raise
+
+
+def put_whole(store: Store, key: str, data: memoryview, create_only: bool) -> Operation[None]:
+    """Writes an object by one request, and looks at its size where `verify_writes` says so; `Upload.complete` does that always."""
+    yield from store.put(key, data, create_only)
+    if settings().verify_writes:
+        size = (yield from store.stat(key)).size
+        if size != len(data):
+            raise TruncatedBodyError(f"{len(data)} bytes were written, and the object has {size}", uri=store.root + key)
 
 
 def is_in_parts(store: Store, size: int) -> bool:
@@ -168,5 +120,6 @@ def throw_away(upload: Upload, uri: str) -> Operation[None]:
         _log.warning("the parts of an upload to %s could not be thrown away; `s3dlio cleanup` does: %s", uri, str(error))
 
 
-def _num_at_once(upload: Upload) -> int:
+def num_at_once(upload: Upload) -> int:
+    """Returns how many parts of an object are sent side by side."""
     return 1 if upload.is_sequential else min(settings().jobs, MAX_PARTS_IN_FLIGHT)
