@@ -147,8 +147,8 @@ class SafeTree:
     def holds(self, path: Sequence[str], size: int, stamp: Stamp) -> bool:
         """Whether a file is there that was made of just this object.
 
-        Of its size, changed at the same second, and of the same version. Where the store knows no time, or the file system keeps no
-        attributes, the others decide; size alone is never enough.
+        Of its size, changed at just the time of the object, and of the same version. Where the store knows no time, or the file system
+        keeps no attributes, the others decide; size alone is never enough.
         """
         try:
             directory_fd = self._open_directory(path[:-1], is_made=False)
@@ -162,7 +162,7 @@ class SafeTree:
             found = os.fstat(fd)
             if not stat_module.S_ISREG(found.st_mode) or found.st_size != size:
                 return False
-            is_of_its_time = stamp.mtime_ns is not None and found.st_mtime_ns // 10**9 == stamp.mtime_ns // 10**9
+            is_of_its_time = stamp.mtime_ns is not None and found.st_mtime_ns in _kept_as(stamp.mtime_ns)
             version = _read_version(fd)
         finally:
             os.close(fd)
@@ -367,6 +367,11 @@ def _check_names(path: Sequence[str]) -> None:
     # Whoever makes the path has seen to it; what must never happen is looked at where it would happen.
     if not path or any(name in ("", ".", "..") or "/" in name or "\0" in name for name in path):
         raise UnsafeNameError(f"{'/'.join(path)!r} is no path below a directory")
+
+
+def _kept_as(mtime_ns: int) -> tuple[int, int]:
+    """Returns what a file system that has nanoseconds, or only seconds, keeps of a time that was set."""
+    return mtime_ns, mtime_ns // 10**9 * 10**9
 
 
 def _sync(fd: int) -> None:

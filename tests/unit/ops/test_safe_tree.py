@@ -262,6 +262,9 @@ def test_a_file_is_known_again_by_size_time_and_version(root: Path, tree: SafeTr
     assert not tree.holds(("file",), size + 1, STAMP)
     assert not tree.holds(("file",), size, STAMP._replace(version="v2"))
     assert not tree.holds(("file",), size, STAMP._replace(mtime_ns=(1_700_000_001) * 10**9))
+    assert not tree.holds(("file",), size, STAMP._replace(mtime_ns=STAMP.mtime_ns - 1))  # type: ignore[operator]
+    # As if the file system kept no more than seconds.
+    assert tree.holds(("file",), size, STAMP._replace(mtime_ns=STAMP.mtime_ns + 500_000))  # type: ignore[operator]
     assert tree.holds(("file",), size, Stamp(None, "v1"))
     assert not tree.holds(("file",), size, Stamp(None, None))
     assert not tree.holds(("none",), size, STAMP)
