@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InternalError
@@ -33,8 +34,15 @@ class Executor:
         self._loop = loop
         self._wires: dict[int, tuple[str, Any]] = {}
         self._fetches: dict[int, Fetch] = {}
+        self._groups: dict[int, int] = {}
+        """By batch: how many of its members are under way."""
+        self._group_of: dict[int, int] = {}
+        """By part: the batch that it is a member of."""
         self._events: list[Event] = []
         """Answers that need no request."""
+        self.is_urgent = False
+        """Whether somebody can do something with what the last `poll` returned: not with one member of a batch while others of it are
+        under way here."""
 
     @property
     def num_parts(self) -> int:
@@ -72,6 +80,7 @@ class Executor:
 
     def poll(self, timeout_s: float | None) -> list[Event]:
         """Moves the loop, waiting at most `timeout_s`; returns what has come about."""
+        self.is_urgent = bool(self._events)
         events = [self._report(fetch) for fetch in self._loop.poll(0 if self._events else timeout_s)]
         if self._events:
             events += self._events
@@ -94,6 +103,9 @@ class Executor:
             out=self._segment.buffer[offset : offset + command.nbytes],
         )
         self._fetches[command.part] = fetch
+        if command.group >= 0:
+            self._groups[command.group] = self._groups.get(command.group, 0) + 1
+            self._group_of[command.part] = command.group
         self._loop.submit(fetch)
 
     def _supply(self, command: SupplySpace) -> None:
@@ -105,13 +117,30 @@ class Executor:
     def _report(self, fetch: Fetch) -> Event:
         part = fetch.token
         if fetch.state is State.WANTS_SPACE:
+            self.is_urgent = True
             return SpaceWanted(part, fetch.start + fetch.missing_space, fetch.size, fetch.version)
         del self._fetches[part]
+        self.is_urgent |= self._leave_group(part) or fetch.state is not State.DONE
         if fetch.state is State.DONE:
             elapsed_s = fetch.finished_s - fetch.begun_s
             # A small body comes with its first byte.
             first_byte_s = fetch.first_byte_s - fetch.begun_s if fetch.first_byte_s else 0.0 if fetch.wire.is_local else elapsed_s
-            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, elapsed_s, fetch.is_verified, first_byte_s)
+            crc = None
+            if self._loop.limits.check_slots:
+                crc = zlib.crc32(fetch.out[: fetch.received] if fetch.out is not None else b"")
+            return PartFetched(part, fetch.received, fetch.size or 0, fetch.version, elapsed_s, fetch.is_verified, first_byte_s, crc)
         if fetch.error is not None:
             return PartFailed(part, fetch.error.to_info())
         return PartCancelled(part)
+
+    def _leave_group(self, part: int) -> bool:
+        """Notes that a part is over; returns whether it is the last of its batch here, or of none."""
+        group = self._group_of.pop(part, None)
+        if group is None:
+            return True
+        num = self._groups[group] - 1
+        if num:
+            self._groups[group] = num
+        else:
+            del self._groups[group]
+        return not num

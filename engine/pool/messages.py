@@ -44,6 +44,8 @@ class FetchPart(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """Where in the segment, in bytes."""
     nbytes: Place
     """How much room there is; if the object needs more, the worker says `SpaceWanted`."""
+    group: int = -1
+    """The batch that it is a member of, which nobody can use before all of them are there; -1 for none."""
 
 
 class SupplySpace(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
@@ -90,6 +92,8 @@ class PartFetched(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False)
     """Whether the bytes have the checksum that the store gave for the whole object."""
     first_byte_s: float = 0.0
     """From the first attempt to the first byte of the body; 0 of a local read."""
+    crc: int | None = None
+    """The CRC-32 of its bytes, where slots are checked (`check_slots`)."""
 
 
 class PartFailed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

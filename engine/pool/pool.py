@@ -38,10 +38,6 @@ _WAIT_S = 0.25
 """A wait is cut into pieces of this length, so that Ctrl-C, other threads and stopped workers are noticed."""
 _PULL_S = 0.005
 """How long the caller's iterable is read before what it gave is fetched: a slow one delays nothing but itself."""
-_NAP_S = 0.001
-_LARGE_GROUP = 8
-"""While a batch of so many objects or more comes from worker processes, their news are taken once in `_NAP_S`. Measured with rclone,
-batches of 32 x 64 KiB: 44 µs of CPU an object without, 27 with this and with workers that gather theirs."""
 _GRACE_S = 10.0
 """How long views that other threads may hold can delay a pool before that is an error: longer than most training steps."""
 
@@ -79,7 +75,6 @@ class Pool:
         """The end of the last wait of any thread: time in which several wait counts once."""
         self._core: Core | None = None
         self._is_closed = False
-        self._closing = threading.Event()
         self._open()
         _pools.add(self)
 
@@ -214,9 +209,6 @@ class Pool:
                     raise
             if must_wait:
                 self._wait(core, run, _WAIT_S if patience.since_s is None else 0.01)
-            elif has_moved and run.group_size >= _LARGE_GROUP and self._settings.procs:
-                # What came was a member of a batch, of many: to wake up for each of them costs more than all that is done with it.
-                self._closing.wait(_NAP_S)
             elif patience.must_collect:
                 # Views in reference cycles are held by nobody. Outside the lock: a collection may run any code.
                 patience.must_collect = False
@@ -365,7 +357,6 @@ class Pool:
         """Ends the workers and closes everything; views that exist stay readable. May be called again."""
         with self._lock:
             self._is_closed = True
-            self._closing.set()
             core = self._core
             if core is not None:
                 self._throw_away(core)
@@ -410,7 +401,6 @@ class Pool:
         self._core = None
         self._lock = threading.Lock()
         self._has_left = threading.Condition(self._lock)
-        self._closing = threading.Event()
         self._over.clear()
 
 

@@ -244,3 +244,34 @@ def test_n4_a_cut_body_is_no_event_but_goes_on_from_the_last_byte(bench: Bench, 
 def test_what_is_the_workers_own_affair_is_refused(bench: Bench, command: Command) -> None:
     with pytest.raises(InternalError):
         bench.do(command)
+
+
+def urgency(bench: Bench, num: int) -> list[tuple[int, bool]]:
+    """Returns parts as they end, each with whether somebody can do something with it."""
+    found: list[tuple[int, bool]] = []
+    for _ in range(200):
+        found += [(event.part, bench.executor.is_urgent) for event in bench.executor.poll(0.1)]  # type: ignore[union-attr]
+        if len(found) >= num:
+            return found
+    raise AssertionError(f"only {found} came")
+
+
+def test_members_of_a_batch_wait_for_the_last_of_it_that_is_fetched_here(bench: Bench, object_server: ObjectServer) -> None:
+    go = threading.Event()
+    object_server.objects.update({f"/bucket/k{n}": DATA[:100] for n in range(3)})
+    object_server.faults["/bucket/k2"] = [stall_before_headers(go)]
+    bench.do(*(FetchPart(n, HTTP, f"k{n}", 0, None, None, None, PLACE + 100 * n, 100, 7) for n in range(3)))
+    assert sorted(urgency(bench, 2)) == [(0, False), (1, False)]
+    go.set()
+    assert urgency(bench, 1) == [(2, True)]
+
+
+def test_who_failed_or_is_in_no_batch_is_waited_for(bench: Bench, object_server: ObjectServer) -> None:
+    go = threading.Event()
+    object_server.objects.update({f"/bucket/k{n}": DATA[:100] for n in range(2)})
+    object_server.faults["/bucket/k0"] = [stall_before_headers(go)]
+    places = [("k0", 8), ("gone", 8), ("k1", -1)]
+    bench.do(*(FetchPart(n, HTTP, key, 0, None, None, None, PLACE + 100 * n, 100, group) for n, (key, group) in enumerate(places)))
+    assert [is_urgent for _, is_urgent in urgency(bench, 2)] == [True, True]
+    go.set()
+    assert urgency(bench, 1) == [(0, True)]

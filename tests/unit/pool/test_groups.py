@@ -43,8 +43,8 @@ def test_members_go_to_all_workers_and_into_one_slot_at_the_stride() -> None:
     desk = Desk()
     run = desk.groups("abc", stride=100)
     assert desk.drain() == {
-        0: [FetchPart(1, 0, "a", 0, None, None, None, 0, 100), FetchPart(3, 0, "c", 0, None, None, None, 200, 100)],
-        1: [FetchPart(2, 0, "b", 0, None, None, None, 100, 100)],
+        0: [FetchPart(1, 0, "a", 0, None, None, None, 0, 100, 0), FetchPart(3, 0, "c", 0, None, None, None, 200, 100, 0)],
+        1: [FetchPart(2, 0, "b", 0, None, None, None, 100, 100, 0)],
     }
     for key, nbytes in (("c", 70), ("a", 100)):
         desk.fetched_member(key, nbytes)
@@ -72,8 +72,8 @@ def test_sizes_and_versions_of_members_are_pinned_one_by_one() -> None:
         run, [Member("s3://b/a", 0, "a", 50, "v1"), Member("file:///b", 7, "/b", None, "v2")], 64
     )
     first, second = desk.fetches()
-    assert first == FetchPart(1, 0, "a", 0, None, 50, "v1", 0, 64)
-    assert second == FetchPart(2, 7, "/b", 0, None, None, "v2", 64, 64)
+    assert first == FetchPart(1, 0, "a", 0, None, 50, "v1", 0, 64, 0)
+    assert second == FetchPart(2, 7, "/b", 0, None, None, "v2", 64, 64, 0)
 
 
 def test_a_group_of_one_has_no_more_room_than_its_stride() -> None:
