@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import AlreadyExistsError, InvalidUriError, NotFoundError, ProtocolError, S3dlioError
+from ..errors import AlreadyExistsError, AuthenticationError, InvalidUriError, NotFoundError, ProtocolError, S3dlioError
 from ..types import Container, ObjectInfo
 from .azure_config import AzureSpec, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
@@ -35,7 +35,11 @@ class AzureStore:
         self.wire: Any
         self._lane: AzureOperations
         if spec.slow_because is None:
-            self.wire = AzureWire(spec, self.renew, self.expire)
+            try:
+                self.wire = AzureWire(spec, self.renew, self.expire)
+            except AuthenticationError as error:
+                error.uri = root
+                raise
             self._lane = AzureOperations(root, self.wire)
         else:
             from .azure_sdk import AzureSdkOperations, AzureSdkWire
