@@ -145,6 +145,7 @@ class Transfer:
 
         There are twice as many jobs as requests: some read, some write, some are in between.
         """
+        self._raise_fault()
         has_begun = False
         if not self._is_listed and not self._is_listing and len(self._todo) < _LISTED_AHEAD:
             self._is_listing = has_begun = True
