@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import (
@@ -27,6 +28,7 @@ from .local_crew import LocalCrew
 from .messages import CancelPart, Command, CredentialsExpired, Event, OpenStore, SpaceWanted, WorkerStarted
 from .scheduler import Scheduler
 from .sizes import hint_of
+from .slot_checks import check_slot
 from .supervisor import Supervisor
 from .wanted import Group, Wanted, check_sendable, facts_of
 
@@ -85,6 +87,8 @@ class Core:
             part_bytes=settings.part_bytes,
             split_above_bytes=settings.split_above_bytes,
         )
+        if settings.check_slots:
+            self.scheduler.inspect = partial(check_slot, self.arena.buffer)
         self._supervisor = Supervisor(settings.worker_restarts_per_minute, settings.worker_silence_s)
         self._stores: dict[int, tuple[int, Store]] = {}
         """By identity: the number of a store, and the store."""

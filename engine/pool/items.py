@@ -141,6 +141,8 @@ class Item(msgspec.Struct, eq=False):
     """Who fetched its last part."""
     is_verified: bool = False
     """Whether the bytes have the store's own checksum of the object."""
+    sums: list[tuple[int, int, int, Member | None]] | None = None
+    """Where slots are checked: of each part that is in, its place in the slot, its bytes, their CRC-32, and whose they are."""
     view: BytesView | None = None
     """The view of a DELIVERED item, until it is handed out."""
 

@@ -112,6 +112,7 @@ class Ledger:
         item.is_recalled = False
         item.nbytes = 0
         item.seen_version = None
+        item.sums = None
         run.num_granted -= 1
         position = next((i for i, other in enumerate(run.pending) if other.seq > item.seq), len(run.pending))
         run.pending.insert(position, item)

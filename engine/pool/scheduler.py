@@ -13,7 +13,7 @@ Rules:
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING, Final
 
 from ..errors import (
@@ -54,6 +54,8 @@ class Scheduler(Grants):
         """Parts that came in: whether the workers achieve anything at all."""
         self.num_deaths_explained = 0
         """Deaths of workers that are known to be the doing of objects, which have failed for it."""
+        self.inspect: Callable[[Item], None] | None = None
+        """Looks at an item before it is delivered, and may have it fail, or its members."""
 
     # The consumer's side.
 
@@ -123,6 +125,8 @@ class Scheduler(Grants):
         item = done.pop(run.next_seq if run.is_ordered else next(iter(done)), None)
         if item is None:
             return None
+        if self.inspect is not None:
+            self._inspect(item)
         run.next_seq += 1
         run.num_granted -= 1
         if item.num_parts and item.error is None:
@@ -133,6 +137,12 @@ class Scheduler(Grants):
             self._count(item)
         item.state = _DELIVERED
         return item
+
+    def _inspect(self, item: Item) -> None:
+        assert self.inspect is not None
+        self.inspect(item)
+        if item.error is not None:
+            self._free_slot(item)
 
     def _count(self, item: Item) -> None:
         """Counts what is delivered of a group, or of an item that failed."""
@@ -147,6 +157,9 @@ class Scheduler(Grants):
         """Returns all that an unordered run without groups has ready now, as `take` does one by one."""
         items = [*run.done.values()]
         run.done.clear()
+        if self.inspect is not None:
+            for item in items:
+                self._inspect(item)
         run.next_seq += len(items)
         run.num_granted -= len(items)
         for item in items:
@@ -286,6 +299,9 @@ class Scheduler(Grants):
         self.num_fetched += 1
         item = part.item
         item.worker = part.worker
+        if event.crc is not None:
+            item.sums = item.sums or []
+            item.sums.append((part.start, event.received, event.crc, part.member))
         if event.elapsed_s > item.elapsed_s:
             item.elapsed_s, item.first_byte_s = event.elapsed_s, event.first_byte_s
         if item.num_parts == 1:
