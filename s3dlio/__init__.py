@@ -54,6 +54,7 @@ _HOME = {
     "s3dlio.engine.types": ("ListEntry", "ObjectInfo", "ObjectRef"),
     "s3dlio.engine.ops.objects": ("exists", "get", "get_range", "list", "list_iter", "put_bytes", "stat"),
     "s3dlio.engine.ops.into": ("get_into",),
+    "s3dlio.engine.ops.synthetic": ("put",),
     "s3dlio.engine.ops.removal": ("delete",),
     "s3dlio.engine.ops.copies": ("copy", "rename"),
     "s3dlio.engine.ops.buckets": ("create_bucket", "delete_bucket", "list_containers", "mkdir"),
@@ -76,6 +77,7 @@ _HOME = {
         "delete_bucket_async",
         "list_containers_async",
         "mkdir_async",
+        "put_async",
         "put_bytes_async",
         "put_many_async",
         "rename_async",
@@ -141,6 +143,7 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.awaited_writes import delete_bucket_async as delete_bucket_async
     from s3dlio.engine.ops.awaited_writes import list_containers_async as list_containers_async
     from s3dlio.engine.ops.awaited_writes import mkdir_async as mkdir_async
+    from s3dlio.engine.ops.awaited_writes import put_async as put_async
     from s3dlio.engine.ops.awaited_writes import put_bytes_async as put_bytes_async
     from s3dlio.engine.ops.awaited_writes import put_many_async as put_many_async
     from s3dlio.engine.ops.awaited_writes import rename_async as rename_async
@@ -165,6 +168,7 @@ if TYPE_CHECKING:
     from s3dlio.engine.ops.objects import put_bytes as put_bytes
     from s3dlio.engine.ops.objects import stat as stat
     from s3dlio.engine.ops.removal import delete as delete
+    from s3dlio.engine.ops.synthetic import put as put
     from s3dlio.engine.ops.transfer import download as download
     from s3dlio.engine.ops.transfer import download_async as download_async
     from s3dlio.engine.ops.transfer import upload as upload

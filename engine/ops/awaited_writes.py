@@ -20,6 +20,7 @@ from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
 from .perform_awaited import perform_async, perform_many_async, place_of_async
 from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove_trees
+from .synthetic import plan_of
 
 
 async def put_bytes_async(uri: str, data: Any, *, if_none_match: bool = False) -> None:
@@ -45,6 +46,33 @@ async def put_many_async(
 async def _write(place: Place, data: Any, lane: Lane) -> None:
     check_key(place.uri, place.key)
     await put_object_async(place.store, place.key, as_payload(data), lane=lane)
+
+
+async def put_async(
+    prefix: str,
+    num: int,
+    template: str | None = None,
+    max_in_flight: int = 64,
+    size: int | str | None = None,
+    should_create_bucket: bool = False,
+    object_type: str = "zeros",
+    dedup_factor: int = 1,
+    compress_factor: int = 1,
+    data_gen_algorithm: str = "random",
+    data_gen_mode: str = "streaming",
+    chunk_size: int = 262_144,
+) -> None:
+    """Writes objects of made-up data, as `put`."""
+    plan = plan_of(
+        prefix, num, template, max_in_flight, size, should_create_bucket, object_type, dedup_factor, compress_factor,
+        data_gen_algorithm, data_gen_mode, chunk_size,
+    )  # fmt: skip
+    if plan.makes_bucket:
+        await perform_async(make_bucket, plan.base)
+    outcomes = Outcomes(keeps=False)
+    data = await in_thread(plan.data)
+    await perform_many_async(plan.pairs(data), plan.max_in_flight, outcomes.note, _write)
+    outcomes.raise_first()
 
 
 async def delete_async(uri: str, recursive: bool = False, *, progress: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,6 +12,7 @@ from ..pool.warm import warm_pool
 from ..stats import LatencyHistogram
 from ..uri import as_directory
 from .objects import list_iter
+from .templates import count_fields
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -112,7 +112,7 @@ def _names(
         return islice(list_iter(base, recursive=True), num)
     if num is None:
         raise ConfigurationError("template needs num: how many names to make")
-    num_fields = _count_fields(template)
+    num_fields = count_fields(template)
     return (base + template.format(*[index] * num_fields) for index in range(num))
 
 
@@ -122,18 +122,6 @@ def _absolute(base: str | None, name: Wanted) -> Wanted:
     if base is None:
         raise ConfigurationError(f"{name!r} has no scheme and there is no uri that it could be relative to", uri=name)
     return base + name
-
-
-def _count_fields(template: str) -> int:
-    """Returns how many fields a template has; only plain ones, so that it can name nothing but a number."""
-    try:
-        fields = [(name, conversion) for _, name, _, conversion in string.Formatter().parse(template) if name is not None]
-        template.format(*[0] * len(fields))
-    except (ValueError, IndexError, KeyError, AttributeError) as error:
-        raise ConfigurationError(f"{template!r} is no template: {error}") from None
-    if not fields or any(name or conversion for name, conversion in fields):
-        raise ConfigurationError(f"{template!r} is no template: write fields as {{}} or {{:05d}}, and at least one")
-    return len(fields)
 
 
 class _Tally:
