@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -193,7 +194,9 @@ class S3Store:
     def make_prefix(self, key: str) -> Operation[None]:
         """As `Store.make_prefix`; of the empty key the bucket is asked for, and nothing is made."""
         if key:
-            yield from self.put(key if key.endswith("/") else key + "/", memoryview(b""))
+            # Somebody may keep something there.
+            with suppress(AlreadyExistsError):
+                yield from self.put(key if key.endswith("/") else key + "/", memoryview(b""), create_only=True)
         else:
             yield from self._by_lane(partial(_list_page, prefix="", recursive=False, token=None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -258,10 +259,18 @@ def test_an_object_beyond_5_gib_is_not_copied_by_one_request(said: ScriptedServe
 
 
 def test_a_prefix_is_an_empty_object_that_ends_in_a_slash(said: ScriptedServer) -> None:
-    said.then(Respond(200, {"ETag": '"1"'}), Respond(200, {"ETag": '"1"'}))
-    perform(opened("bucket").make_prefix("a/b"))
-    perform(opened("bucket").make_prefix("a/b/"))
-    assert [(request.method, request.path, request.body) for request in said.requests] == [("PUT", "/bucket/a/b/", b"")] * 2
+    said.script = lambda request: s3_error(404, "NoSuchKey") if request.method == "HEAD" else Respond(200, {"ETag": '"1"'})
+    for key in ("a/b", "a/b/"):
+        perform(opened("bucket").make_prefix(key))
+    made = [request for request in said.requests if request.method == "PUT"]
+    assert [(request.path, request.body) for request in made] == [("/bucket/a/b/", b"")] * 2
+
+
+def test_a_prefix_that_is_there_is_not_written_over(server: S3Endpoint) -> None:
+    bucket, client = server.new_bucket(), server.client()
+    client.put_object(Bucket=bucket, Key="a/", Body=b"what somebody keeps here")
+    perform(opened(bucket).make_prefix("a"))
+    assert client.get_object(Bucket=bucket, Key="a/")["Body"].read() == b"what somebody keeps here"
 
 
 def test_a_prefix_is_made_twice_and_lists_nothing_new(server: S3Endpoint) -> None:
@@ -375,3 +384,22 @@ def test_a_list_of_uploads_comes_by_pages_and_ends(said: ScriptedServer) -> None
     said.then(*[page("a", "<IsTruncated>true</IsTruncated>")] * 3)
     with pytest.raises(s3dlio.ProtocolError):
         perform(opened("bucket").list_uploads("p"))
+
+
+@pytest.mark.parametrize("verb", ["put_bytes", "put_bytes_async"])
+def test_a_write_is_looked_at_where_that_is_wanted(said: ScriptedServer, verb: str) -> None:
+    sizes = iter([4, 3])
+    said.script = lambda request: Respond(200, {"ETag": '"1"'} | ({"Content-Length": str(next(sizes))} if request.method == "HEAD" else {}))
+
+    def put() -> None:
+        if verb == "put_bytes":
+            s3dlio.put_bytes("s3://bucket/k", b"data")
+        else:
+            asyncio.run(s3dlio.put_bytes_async("s3://bucket/k", b"data"))
+
+    put()
+    assert [request.method for request in said.requests] == ["PUT"]
+    s3dlio.configure(verify_writes=True)
+    put()
+    with pytest.raises(s3dlio.TruncatedBodyError, match="4 bytes were written, and the object has 3"):
+        put()
