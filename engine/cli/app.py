@@ -161,6 +161,78 @@ def _put(
     upload(file, uri)
 
 
+SourceArgument = Annotated[str, typer.Argument(metavar="SOURCE", help="A URI, or a path of this machine.", show_default=False)]
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="TARGET", help="The same; one that ends in / gets the source's name.", show_default=False)
+]
+BucketArgument = Annotated[
+    str, typer.Argument(metavar="BUCKET", help="The name of an S3 bucket, or a URI: gs://bucket.", show_default=False)
+]
+
+
+@app.command("cp")
+def _cp(source: SourceArgument, target: TargetArgument) -> None:
+    """Copy one object, by the store itself where it can; it appears whole or not at all. Trees: upload, download."""
+    from .objects import copy_one
+
+    copy_one(source, target)
+
+
+@app.command("mv")
+def _mv(source: SourceArgument, target: TargetArgument) -> None:
+    """Move one object; the source goes when the copy is there."""
+    from .objects import move_one
+
+    move_one(source, target)
+
+
+@app.command("rm")
+def _rm(
+    uri: UriArgument,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="And all below it; * in the last segment is a glob then.")
+    ] = False,
+) -> None:
+    """Delete one object by its exact name, or all below a prefix; what is not there is no error."""
+    from .objects import remove
+
+    remove(uri, recursive)
+
+
+@app.command("mkdir")
+def _mkdir(uri: UriArgument) -> None:
+    """Make a directory, or on object stores an empty marker object whose key ends in /."""
+    from .objects import make_directory
+
+    make_directory(uri)
+
+
+@app.command("create-bucket")
+def _create_bucket(bucket: BucketArgument) -> None:
+    """Make a bucket or container; one of yours that is there is no error."""
+    from .objects import add_bucket
+
+    add_bucket(bucket)
+
+
+@app.command("delete-bucket")
+def _delete_bucket(bucket: BucketArgument) -> None:
+    """Delete an empty bucket or container."""
+    from .objects import drop_bucket
+
+    drop_bucket(bucket)
+
+
+@app.command("list-buckets")
+def _list_buckets(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="s3://, gs://, az://account/")] = "s3://", is_json: JsonOption = False
+) -> None:
+    """List the buckets or containers of an account, with the dates of their making."""
+    from .objects import show_buckets
+
+    show_buckets(uri, is_json)
+
+
 RecursiveOption = Annotated[bool, typer.Option("--recursive/--flat", "-r/-R", help="Descend, or one level only.")]
 SkipOption = Annotated[bool, typer.Option("--skip-existing", help="Pass over what is there already and has not changed.")]
 JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Requests at once.")]
@@ -215,6 +287,20 @@ def _download(
     from .transfer import run_download
 
     if not run_download(uri, folder, jobs, pattern, is_json, recursive=recursive, skip_existing=skip_existing):
+        raise typer.Exit(1)
+
+
+@app.command("cleanup")
+def _cleanup(
+    uri: UriArgument,
+    older_than: Annotated[str, typer.Option("--older-than", metavar="SPAN", help="90s, 30m, 12h, 1d, 2w.")] = "1d",
+    is_wanted: Annotated[bool, typer.Option("--yes", "-y", help="Abort them; else they are only listed.")] = False,
+    is_json: JsonOption = False,
+) -> None:
+    """List the multipart uploads below URI that were begun and never ended, by anybody, and abort them with --yes."""
+    from .cleanup import run_cleanup
+
+    if not run_cleanup(uri, older_than, is_wanted, is_json):
         raise typer.Exit(1)
 
 

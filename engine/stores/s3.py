@@ -28,7 +28,7 @@ from .base import Listing, Operation, Store, Upload
 from .renewal import Renewal
 from .s3_config import S3Spec, resolve_bucket
 from .s3_rare import MAX_COPY_BYTES, MAX_DELETE_KEYS, S3RareOperations
-from .s3_upload import begin_upload
+from .s3_upload import abort_wholly, begin_upload
 from .s3_wire import ELSEWHERE, S3Wire
 from .s3_write import MAX_PUT_BYTES
 from .s3_xml import ListPage
@@ -227,7 +227,7 @@ class S3Store:
 
     def abort_upload(self, upload: PendingUpload) -> Operation[None]:
         """Throws the parts of an upload away; one that has ended is no error."""
-        return self._by_lane(lambda lane: lane.abort_upload(upload.key, upload.upload_id))
+        return self._by_lane(lambda lane: abort_wholly(lane, upload.key, upload.upload_id))
 
     def _by_lane(self, begin: Callable[[S3RareOperations], Operation[T]]) -> Operation[T]:
         lane = self._lane

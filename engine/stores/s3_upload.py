@@ -186,10 +186,19 @@ class S3Upload:
         Raises:
             ProtocolError: The store goes on showing the upload.
         """
-        for _ in range(_MAX_ABORTS):
-            yield from self._lane.abort_upload(self._key, self.upload_id)
-            try:
-                yield from self._lane.find_parts(self._key, self.upload_id)
-            except NotFoundError:
-                return
-        raise ProtocolError(f"the store keeps the parts of an upload that was aborted {_MAX_ABORTS} times", uri=self._uri)
+        return abort_wholly(self._lane, self._key, self.upload_id)
+
+
+def abort_wholly(lane: S3RareOperations, key: str, upload_id: str) -> Operation[None]:
+    """Throws the parts of an upload away, until there are none; one that has ended is no error.
+
+    Raises:
+        ProtocolError: The store goes on showing the upload.
+    """
+    for _ in range(_MAX_ABORTS):
+        yield from lane.abort_upload(key, upload_id)
+        try:
+            yield from lane.find_parts(key, upload_id)
+        except NotFoundError:
+            return
+    raise ProtocolError(f"the store keeps the parts of an upload that was aborted {_MAX_ABORTS} times", uri=lane.root + key)
