@@ -67,7 +67,11 @@ class SharedKeySigner:
         self._version = version
         self._clock = clock
         self._on_second = on_second
-        block = _decode_key(key).ljust(64, b"\0")
+        block = _decode_key(key)
+        del key  # a traceback may show locals
+        if not block:
+            raise AuthenticationError("the account key is no base64 text; copy it whole, without spaces or line ends")
+        block = block.ljust(64, b"\0")
         # An HMAC by hand, as in sigv4.py: copying two prepared hashes is faster than hmac.digest. Source: RFC 2104 section 2.
         self._inner = hashlib.sha256(bytes([byte ^ 0x36 for byte in block]))
         self._outer = hashlib.sha256(bytes([byte ^ 0x5C for byte in block]))
@@ -170,11 +174,9 @@ def _rank(header: tuple[str, str]) -> tuple[str, list[bool]]:
 
 
 def _decode_key(key: str) -> bytes:
+    """Returns the key of the HMAC, or nothing where the text is no base64."""
     try:
         found = binascii.a2b_base64(key.encode("ascii"), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError):
-        found = b""
-    if not found:
-        # Outside of the handler, whose error would carry the text about.
-        raise AuthenticationError("the account key is no base64 text; copy it whole, without spaces or line ends")
+        return b""
     return found if len(found) <= 64 else hashlib.sha256(found).digest()

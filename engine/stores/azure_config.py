@@ -170,40 +170,45 @@ def resolve_container(bucket: str, anew: bool = False) -> AzureSpec:
     try:
         with chain.lock:
             check_names(account, container)
-            text = _variable(_STRING)
-            string = parse_connection_string(text) if text else None
-            del text  # a traceback may show locals
+            string = parse_connection_string(_variable(_STRING) or "") if environment(*_STRING) else None
             place = find_place(account, (string and string.endpoint) or _variable(_ENDPOINT))
             identity = _find_identity(chain, account, place, string, anew)
     except S3dlioError as error:
         error.uri = error.uri or root
         raise
     sdk, slow_because = _find_lane(place)
-    who = (identity.account_key, identity.sas, identity.token, identity.expires_at_s)
     ca_bundle = _find_certificates() if place.scheme == "https" else None
+    who = (identity.account_key, identity.sas, identity.token, identity.expires_at_s)
     return AzureSpec(root, account, container, *place, *who, ca_bundle, identity.source, sdk=sdk, slow_because=slow_because)
 
 
 def _find_identity(chain: _Chain, account: str, place: Place, string: ConnectionString | None, anew: bool) -> _Identity:
     owner = string.account if string else _variable(_ACCOUNT)
-    if string is not None:
-        key, sas, source = string.key, string.sas, "AZURE_STORAGE_CONNECTION_STRING"
-    else:
-        key, sas = _variable(_KEY), _variable(_SAS)
-        source = _name_of(_KEY) if key else _name_of(_SAS)
-    if key or sas:
+    is_given = bool(string.key or string.sas) if string else bool(environment(*_KEY, *_SAS))
+    if is_given:
         if owner is not None and owner != account:
             raise ConfigurationError(
                 f"the configured credentials are those of the account {owner!r}, and the URI names {account!r}; "
                 f"set AZURE_STORAGE_ACCOUNT and its key for this one"
             )
-        return _Identity(account_key=key, source=source) if key else _Identity(sas=_check_sas(sas or ""), source=source)
+        return _read_identity(string)
     if string is not None:
         return _Identity()
     if place.scheme != "https":
         _note_anonymous(chain, "and a bearer token goes over https only")
         return _Identity()
     return _ask_chain(chain, anew)
+
+
+def _read_identity(string: ConnectionString | None) -> _Identity:
+    """Returns the key or the SAS that is configured. No local variable holds either, since a traceback may show them (A5)."""
+    if string is not None:
+        if string.key:
+            return _Identity(account_key=string.key, source=_STRING[0])
+        return _Identity(sas=_check_sas(string.sas or ""), source=_STRING[0])
+    if environment(*_KEY):
+        return _Identity(account_key=_variable(_KEY), source=_name_of(_KEY))
+    return _Identity(sas=_check_sas(_variable(_SAS) or ""), source=_name_of(_SAS))
 
 
 def _ask_chain(chain: _Chain, anew: bool) -> _Identity:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from ..errors import ConfigurationError
 from ..text import clean
@@ -38,8 +40,8 @@ class Place(NamedTuple):
     """What stands in front of `/container`; no slash at its end."""
 
 
-class ConnectionString(NamedTuple):
-    """What `AZURE_STORAGE_CONNECTION_STRING` holds. Its text is never shown."""
+class ConnectionString(msgspec.Struct, frozen=True):
+    """What `AZURE_STORAGE_CONNECTION_STRING` holds. Its secrets are never shown."""
 
     account: str | None
     key: str | None
@@ -48,6 +50,9 @@ class ConnectionString(NamedTuple):
 
     def __repr__(self) -> str:
         return f"ConnectionString({self.account!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("account", self.account)]
 
 
 def check_names(account: str, container: str) -> None:
@@ -106,10 +111,21 @@ def parse_connection_string(text: str) -> ConnectionString:
 
     Source: "Configure Azure Storage connection strings", Azure documentation.
     """
-    pairs = [item.partition("=") for item in text.strip().rstrip(";").split(";")]
-    found = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if not all(mark for _, mark, _ in pairs):
+    string = _read_pairs(text)
+    del text  # a traceback may show locals
+    if string is None:
         raise ConfigurationError("AZURE_STORAGE_CONNECTION_STRING is none: write Name=value;Name=value, as the portal shows it")
+    if string.endpoint is None:
+        raise ConfigurationError("AZURE_STORAGE_CONNECTION_STRING names neither AccountName nor BlobEndpoint")
+    return string
+
+
+def _read_pairs(text: str) -> ConnectionString | None:
+    """Returns what a connection string says; None where it is none."""
+    pairs = [item.partition("=") for item in text.strip().rstrip(";").split(";")]
+    if not all(mark for _, mark, _ in pairs):
+        return None
+    found = {name.strip().lower(): value.strip() for name, _, value in pairs}
     if found.get("usedevelopmentstorage", "").lower() == "true":
         return ConnectionString(DEV_ACCOUNT, DEV_KEY, None, found.get("blobendpoint") or _DEV_URL)
     account, endpoint = found.get("accountname"), found.get("blobendpoint")
@@ -117,6 +133,4 @@ def parse_connection_string(text: str) -> ConnectionString:
     if endpoint is None and account is not None:
         suffix = found.get("endpointsuffix") or PUBLIC_SUFFIX
         endpoint = f"{found.get('defaultendpointsprotocol') or 'https'}://{account}.blob.{suffix}"
-    if endpoint is None:
-        raise ConfigurationError("AZURE_STORAGE_CONNECTION_STRING names neither AccountName nor BlobEndpoint")
     return ConnectionString(account, found.get("accountkey") or None, sas or None, endpoint)

@@ -22,7 +22,7 @@ from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
 from ..fetch.shared_key import Pairs
 from ..types import Container, ObjectInfo
-from .azure_wire import OF_CONTAINER, check_key
+from .azure_wire import OF_CONTAINER, Hidden, check_key
 from .azure_xml import ListPage, normalise_time, parse_container_page, parse_list_page
 from .base import Operation
 
@@ -132,7 +132,7 @@ class AzureOperations:
             if not error.message.startswith("BlobNotFound"):
                 raise
 
-    def copy(self, key: str, source_uri: str, source_url: str) -> Operation[None]:
+    def copy(self, key: str, source_uri: str, source_url: Hidden) -> Operation[None]:
         """Copies an object within the account, by Copy Blob.
 
         Raises:

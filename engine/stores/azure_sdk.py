@@ -39,7 +39,17 @@ from ..fetch.shared_key import Pairs
 from ..fetch.sigv4 import encode_key, encode_query
 from .azure_config import AzureSpec
 from .azure_ops import AzureOperations
-from .azure_wire import OF_CONTAINER, VERSION, check_key, log_slow_lane, read_headers, refuse_container, with_identity
+from .azure_wire import (
+    OF_CONTAINER,
+    VERSION,
+    Hidden,
+    check_key,
+    log_slow_lane,
+    read_headers,
+    refuse_container,
+    url_of,
+    with_identity,
+)
 from .azure_xml import error_from_refusal
 from .base import Operation
 from .quiet import quiet
@@ -104,10 +114,9 @@ class AzureSdkWire:
         """
         return self._ask("GET", f"{self.spec.path}/", query, (), None, self.spec.root)
 
-    def url(self, key: str) -> str:
+    def url(self, key: str) -> Hidden:
         """As `AzureWire.url`."""
-        sas = "" if self.spec.sas is None else f"?{self.spec.sas}"
-        return f"{_base_url(self.spec)}{self._path(key, ())}{sas}"
+        return url_of(self.spec, key)
 
     def _path(self, key: str, query: Pairs) -> str:
         check_key(key, self.spec.root)

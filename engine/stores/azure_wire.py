@@ -40,6 +40,15 @@ _is_dotted: Final = re.compile(r"\.(?:/|$)").search
 _is_token: Final = re.compile(r"[!-~]+").fullmatch
 
 
+class Hidden(str):
+    """Text that is sent, and that no traceback with locals shows (A5)."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
 class Signer(Protocol):
     """Who asks, as header lines."""
 
@@ -53,6 +62,7 @@ class _Bearer:
 
     def __init__(self, token: str | None, on_second: Callable[[], object] | None) -> None:
         if token is not None and not _is_token(token):
+            del token  # a traceback may show locals
             raise AuthenticationError("the bearer token is empty, or holds a space, a line end or a character outside ASCII")
         self._end = f"x-ms-version: {VERSION}\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
         self._on_second = on_second
@@ -136,11 +146,9 @@ class AzureWire:
         length = "" if method in {"GET", "HEAD"} else f"Content-Length: {num_bytes}\r\n"
         return f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode()
 
-    def url(self, key: str) -> str:
+    def url(self, key: str) -> Hidden:
         """Returns where an object is, for a copy; with the SAS, where there is one."""
-        check_key(key, self.spec.root)
-        sas = "" if self._sas is None else f"?{self._sas}"
-        return f"{self.spec.scheme}://{self._host}{self._base}/{encode_key(key)}{sas}"
+        return url_of(self.spec, key)
 
     def successor(self) -> None:
         """There is no other way."""
@@ -151,6 +159,17 @@ class AzureWire:
         error = error_from_refusal(head.status, headers, body, uri, attempts, self.spec.token is not None)
         error.retry_after = headers.get("retry-after")
         return with_identity(error, self.spec, self.on_expired)
+
+
+def url_of(spec: AzureSpec, key: str) -> Hidden:
+    """Returns the URL of an object; with the SAS, where there is one.
+
+    Raises:
+        InvalidUriError: As `check_key`.
+    """
+    check_key(key, spec.root)
+    path = f"{spec.scheme}://{spec.host_header}{spec.path}/{spec.container}/{encode_key(key)}"
+    return Hidden(path if spec.sas is None else f"{path}?{spec.sas}")
 
 
 def read_headers(start: int, end: int | None, version: str | None) -> Pairs:

@@ -23,7 +23,7 @@ from s3dlio.engine.errors import (
 )
 from s3dlio.engine.stores import azure_config
 from s3dlio.engine.stores.azure_config import AzureSpec, resolve_container
-from s3dlio.engine.stores.azure_endpoint import DEV_KEY, find_place, parse_connection_string
+from s3dlio.engine.stores.azure_endpoint import DEV_KEY, ConnectionString, find_place, parse_connection_string
 from s3dlio.engine.stores.registry import Spec, locate
 from s3dlio.engine.uri import parse_uri
 
@@ -122,12 +122,12 @@ def test_a_key_comes_before_a_sas_and_a_connection_string_before_both(env: SetEn
 def test_a_connection_string_is_read_as_the_portal_writes_it() -> None:
     text = f"DefaultEndpointsProtocol=https;AccountName=account;AccountKey={DEV_KEY};EndpointSuffix=core.windows.net;"
     found = parse_connection_string(text)
-    assert found == ("account", DEV_KEY, None, "https://account.blob.core.windows.net")
+    assert found == ConnectionString("account", DEV_KEY, None, "https://account.blob.core.windows.net")
     assert DEV_KEY not in repr(found)
     found = parse_connection_string("UseDevelopmentStorage=true")
-    assert found == ("devstoreaccount1", DEV_KEY, None, "http://127.0.0.1:10000/devstoreaccount1")
+    assert found == ConnectionString("devstoreaccount1", DEV_KEY, None, "http://127.0.0.1:10000/devstoreaccount1")
     found = parse_connection_string(f"BlobEndpoint=https://account.blob.core.windows.net/;SharedAccessSignature={SAS}")
-    assert found == (None, None, SAS, "https://account.blob.core.windows.net/")
+    assert found == ConnectionString(None, None, SAS, "https://account.blob.core.windows.net/")
 
 
 @pytest.mark.parametrize("text", ["CANARY", "AccountKey=CANARY", "AccountName=account;CANARY"])
