@@ -194,33 +194,33 @@ def _rm(
     ] = False,
 ) -> None:
     """Delete one object by its exact name, or all below a prefix; what is not there is no error."""
-    from .objects import remove
+    from ..ops.removal import delete
 
-    remove(uri, recursive)
+    delete(uri, recursive, progress=recursive)
 
 
 @app.command("mkdir")
 def _mkdir(uri: UriArgument) -> None:
     """Make a directory, or on object stores an empty marker object whose key ends in /."""
-    from .objects import make_directory
+    from ..ops.buckets import mkdir
 
-    make_directory(uri)
+    mkdir(uri)
 
 
 @app.command("create-bucket")
 def _create_bucket(bucket: BucketArgument) -> None:
     """Make a bucket or container; one of yours that is there is no error."""
-    from .objects import add_bucket
+    from ..ops.buckets import create_bucket
 
-    add_bucket(bucket)
+    create_bucket(bucket)
 
 
 @app.command("delete-bucket")
 def _delete_bucket(bucket: BucketArgument) -> None:
     """Delete an empty bucket or container."""
-    from .objects import drop_bucket
+    from ..ops.buckets import delete_bucket
 
-    drop_bucket(bucket)
+    delete_bucket(bucket)
 
 
 @app.command("list-buckets")

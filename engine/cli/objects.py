@@ -1,4 +1,4 @@
-"""The commands on one object or one listing: ls, stat, get, put.
+"""The commands on one object or one listing: ls, stat, get, put, cp, mv, list-buckets.
 
 Results go to standard output, and text in them is escaped (K4): a key may hold what a terminal obeys. Errors are raised, never printed.
 """
@@ -16,9 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..errors import ConfigurationError, IsADirectoryUriError
+from ..ops.buckets import list_containers
+from ..ops.copies import copy, rename
 from ..ops.objects import get, list_iter, put_bytes, stat
 from ..text import clean
 from ..types import ListEntry
+from ..uri import as_directory
 
 _SIZE_CHARS = 15
 _DATE_CHARS = 20
@@ -112,3 +115,34 @@ def upload(file: str, uri: str) -> None:
             raise ConfigurationError("standard input has no name; write the whole key", uri=uri)
         uri += os.path.basename(os.path.abspath(file))
     put_bytes(uri, sys.stdin.buffer.read() if file == "-" else get(f"file://{os.path.abspath(file)}"))
+
+
+def copy_one(source: str, target: str) -> None:
+    """Copies one object; both ends are URIs or local paths."""
+    copy(*_ends(source, target))
+
+
+def move_one(source: str, target: str) -> None:
+    """Moves one object; both ends are URIs or local paths."""
+    rename(*_ends(source, target))
+
+
+def _ends(source: str, target: str) -> tuple[str, str]:
+    is_folder = target.endswith("/") or ("://" not in target and os.path.isdir(target))
+    source, target = _as_uri(source), _as_uri(target)
+    return source, as_directory(target) + source.rpartition("/")[2] if is_folder else target
+
+
+def _as_uri(text: str) -> str:
+    return text if "://" in text else f"file://{os.path.abspath(text)}"
+
+
+def show_buckets(uri: str, is_json: bool) -> None:
+    """Prints the buckets of an account, one a line after its date, or as JSON."""
+    found = list_containers(uri)
+    if is_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    for bucket in found:
+        date = clean(bucket["creation_date"] or "-")
+        sys.stdout.write(f"{date:<{_DATE_CHARS}}  {clean(bucket['uri'])}\n")
