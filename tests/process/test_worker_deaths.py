@@ -276,7 +276,7 @@ def _num_connected(pool: s3dlio.Pool, bucket: Bucket) -> int:
 
 
 def test_long_pause_of_the_consumer_does_not_look_like_a_hang(bucket: Bucket) -> None:
-    s3dlio.configure(worker_silence_s=0.3, worker_start_s=0.5)
+    s3dlio.configure(worker_silence_s=0.3)
     uris = bucket.fill(300, 10 * KIB)
     pause = threading.Event()
     with s3dlio.Pool(procs=1, jobs=2, memory_bytes="16MiB") as pool:
