@@ -88,17 +88,19 @@ class GcsOperations:
         """
         results: list[T] = []
         make = partial(self.wire.request, method, target, lines, body, None if payload is None else len(payload))
-        if then is None:
-            exchange = Exchange(None, uri, self.wire, method, make, payload=payload)
-        else:
-            exchange = _Once(uri, self.wire, make, partial(self.wire.request, then[0], target, then[1]), payload)
+        instead = None if then is None else partial(self.wire.request, then[0], target, then[1])
+        exchange = _Request(uri, self.wire, method, make, instead, payload)
 
         def check(fetch: Fetch) -> None:
             assert fetch.reply is not None
             results[:] = [read(fetch.reply, fetch.body)]
 
         exchange.check = check
-        yield exchange
+        try:
+            yield exchange
+        except S3dlioError as error:
+            error.attempts = max(error.attempts, exchange.num_sent)
+            raise
         return results[0]
 
     def _target(self, path: str, query: Query | None = None) -> str:
@@ -294,24 +296,35 @@ class GcsOperations:
                 raise
 
 
-class _Once(Exchange):
-    """A request that is made once; from then on its attempts are others, which ask what has become of it."""
+class _Request(Exchange):
+    """A request that knows how often it was sent: oftener than there were attempts, where an idle connection turned out to be closed."""
 
-    __slots__ = ("_instead", "_is_sent")
+    __slots__ = ("_instead", "num_sent")
 
     def __init__(
-        self, uri: str, wire: Any, make: Callable[[], bytes], instead: Callable[[], bytes], payload: memoryview | None
+        self,
+        uri: str,
+        wire: Any,
+        method: str,
+        make: Callable[[], bytes],
+        instead: Callable[[], bytes] | None,
+        payload: memoryview | None,
     ) -> None:
-        super().__init__(None, uri, wire, "PUT", make, payload=payload)
+        """The arguments are those of `Exchange`.
+
+        Args:
+            instead: Makes what is sent after the first time; None for the same again.
+        """
+        super().__init__(None, uri, wire, method, make, payload=payload)
         self._instead = instead
-        self._is_sent = False
+        self.num_sent = 0
 
     def build(self) -> bytes:
-        if self._is_sent:
-            self.payload = None
-            return self._instead()
-        self._is_sent = True
-        return self.make()
+        self.num_sent += 1
+        if self._instead is None or self.num_sent == 1:
+            return self.make()
+        self.payload = None
+        return self._instead()
 
 
 _BYTES: Final = "Content-Type: application/octet-stream\r\n"

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from s3dlio.engine.stores.gcs_errors import ResumeIncompleteError
 from s3dlio.engine.stores.gcs_json import read_buckets, read_object, read_page, read_rewrite
 from s3dlio.engine.stores.gcs_wire import GcsWire
 
-SPEC = GcsSpec(root="gs://bucket/", scheme="https", host="storage.googleapis.com", port=443, host_header="storage.googleapis.com", path_prefix="")
+HOST = "storage.googleapis.com"
+SPEC = GcsSpec(root="gs://bucket/", scheme="https", host=HOST, port=443, host_header=HOST, path_prefix="")
 IDENTIFIED = GcsSpec(
     root="gs://bucket/", scheme="http", host="h", port=1, host_header="h:1", path_prefix="/base",
     headers=(("authorization", "Bearer CANARY"), ("x-goog-user-project", "payer")), expires_at_s=5.0, source="a key file",
@@ -119,8 +121,6 @@ def test_a2_a_refused_token_is_worth_another_attempt_until_there_is_no_other() -
     wire = GcsWire(IDENTIFIED, None, lambda: calls.append(1))
     head = parse_head(b"HTTP/1.1 401 X\r\nContent-Length: 0\r\n\r\n")
     assert type(wire.error(head, b"", "gs://b/k", 1)) is errors.ExpiredCredentialsError
-    import msgspec
-
     wire.use(msgspec.structs.replace(IDENTIFIED, is_stale=True))
     assert type(wire.error(head, b"", "gs://b/k", 1)) is errors.PermissionDeniedError
     assert calls == [1, 1]
