@@ -81,11 +81,12 @@ class Container(msgspec.Struct, frozen=True, gc=False):
 
 
 class PendingUpload(msgspec.Struct, frozen=True, gc=False):
-    """A multipart upload that was begun, and neither completed nor aborted."""
+    """A multipart upload that was begun, and neither completed nor aborted; or a file that has not its own name yet."""
 
     uri: str
     """The object that it would become."""
     key: str
     upload_id: str
+    """Empty for a file."""
     begun: str
-    """ISO-8601, UTC, seconds, by the store's clock."""
+    """ISO-8601, UTC, seconds, by the store's clock; of a file, when it was written to last."""

@@ -297,7 +297,7 @@ def _cleanup(
     is_wanted: Annotated[bool, typer.Option("--yes", "-y", help="Abort them; else they are only listed.")] = False,
     is_json: JsonOption = False,
 ) -> None:
-    """List the multipart uploads below URI that were begun and never ended, by anybody, and abort them with --yes."""
+    """List what writers left below URI that were killed (uploads of S3 that were never ended, by anybody), and abort it with --yes."""
     from .cleanup import run_cleanup
 
     if not run_cleanup(uri, older_than, is_wanted, is_json):

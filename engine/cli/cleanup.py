@@ -57,7 +57,8 @@ def _show(upload: PendingUpload, outcome: str, is_json: bool) -> None:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
     age = _age(datetime.now(UTC).timestamp() - begun_s(upload))
-    sys.stdout.write(f"{outcome:<8} {age:>6}  {clean(upload.begun)}  {clean(upload.uri)}  {clean(upload.upload_id)}\n")
+    line = f"{outcome:<8} {age:>6}  {clean(upload.begun)}  {clean(upload.uri)}  {clean(upload.upload_id)}"
+    sys.stdout.write(line.rstrip() + "\n")
 
 
 def _age(seconds: float) -> str:

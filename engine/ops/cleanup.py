@@ -1,7 +1,7 @@
-"""What writers that were killed have left: the parts of uploads that nobody will end (case U2). They are invisible, and cost money.
+"""What writers that were killed have left: the parts of uploads that nobody will end, and files under names of their own (case U2).
 
-Nothing tells such an upload from one that is under way, or from somebody else's, but its key and its age. So a caller says how old one
-must be, and is shown each before anything is aborted.
+No listing shows them, and they take room, which stores are paid for. Nothing tells one from a write that is under way, or from somebody
+else's, but its key and its age. So a caller says how old one must be, and is shown each before anything is aborted.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NOTHING_LEFT: Final = "its writers leave nothing behind that would have to be a
 
 
 def find_left(uri: str, older_than_s: float) -> list[PendingUpload]:
-    """Returns the multipart uploads below a raw text prefix that were begun so long ago, and not ended; the oldest first.
+    """Returns the uploads that were begun so long ago, and not ended; the oldest first.
 
     Args:
-        uri: `s3://bucket/`, `s3://bucket/prefix`.
+        uri: A raw text prefix of S3, or a directory.
         older_than_s: By the clock of this machine, which a store allows to differ from its own by 15 minutes.
 
     Raises:
@@ -43,7 +43,7 @@ def find_left(uri: str, older_than_s: float) -> list[PendingUpload]:
 
 
 def abort_left(uri: str, uploads: Iterable[PendingUpload]) -> Iterator[tuple[PendingUpload, S3dlioError | None]]:
-    """Throws the parts of uploads away that `find_left` has found, and yields each with its error, or None, as they end.
+    """Throws away what there is of uploads that `find_left` has found, and yields each with its error, or None, as they end.
 
     Whoever is writing one of them meanwhile fails; one that was completed meanwhile is an object, and stays.
     """

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..errors import InternalError, S3dlioError, UnsupportedError
-from ..types import ListEntry, ObjectInfo
+from ..types import ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Store, at_once
+from .file_left import find_names
 from .file_wire import FileSpec, FileWire, check_regular, errors_named, version_of
 from .file_write import NewFile, copy_file, is_temporary, make_directories
 
@@ -149,6 +150,18 @@ class FileStore:
         """As `Store.make_prefix`: a directory, with those above it."""
         with errors_named(self.root + key):
             make_directories(key)
+
+    @at_once
+    def list_uploads(self, prefix: str) -> list[PendingUpload]:
+        """Returns what writers have left below a directory, or what is being written there."""
+        with errors_named(self.root + prefix):
+            return [*find_names(self.root, prefix)]
+
+    @at_once
+    def abort_upload(self, upload: PendingUpload) -> None:
+        """Removes what a writer has left; one that is gone is no error."""
+        with errors_named(upload.uri), contextlib.suppress(FileNotFoundError):
+            os.unlink(upload.key)
 
     @at_once
     def create_bucket(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,11 +153,29 @@ def test_k4_what_a_key_holds_is_escaped(said: ScriptedServer) -> None:
     assert "evil\\nkey" in cleanup("s3://bucket/").stdout
 
 
-@pytest.mark.parametrize(("uri", "reason"), [("memory://bucket/", "leave nothing"), (f"file://{os.getcwd()}", "leave nothing")])
-def test_stores_without_such_uploads_say_so(uri: str, reason: str) -> None:
-    found = cleanup(uri)
+def test_u2_names_that_killed_writers_of_files_left_are_found_and_removed(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "data", tmp_path / "outside"
+    left = [folder / ".s3dlio-0123456789abcdef.part", folder / "sub" / ".s3dlio-fedcba9876543210.part"]
+    others = [folder / "sub" / "kept", folder / "sub" / "x.part", outside / ".s3dlio-0123456789abcdef.part"]
+    for path in (*left, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        os.utime(path, (0, 0))
+    (folder / "link").symlink_to(outside)
+    young = folder / ".s3dlio-00000000000000ff.part"
+    young.write_bytes(b"x")
+    uri = f"file://{folder}"
+    assert s3dlio.list(uri, recursive=True) == sorted(f"{uri}/sub/{name}" for name in ("kept", "x.part"))
+    assert [line.split()[-1] for line in cleanup(uri).stdout.splitlines()] == [f"file://{path}" for path in left]
+    assert cleanup(uri, "--yes").exit_code == 0
+    assert [path.exists() for path in (*left, *others, young)] == [False] * 2 + [True] * 4
+    assert cleanup(f"file://{tmp_path}/missing").exit_code == 0
+
+
+def test_a_store_whose_writers_leave_nothing_says_so() -> None:
+    found = cleanup("memory://bucket/")
     assert found.exit_code == 1
-    assert reason in found.stderr
+    assert "leave nothing" in found.stderr
 
 
 def test_spans_of_time() -> None:
