@@ -189,10 +189,9 @@ class AzureOperations:
                 break
         try:
             yield from self.ask("DELETE", "", (OF_CONTAINER,))
-        except NotFoundError as error:
-            # It was there at the first attempt, whose answer was lost.
-            if error.attempts < 2:
-                raise
+        except NotFoundError:
+            # It was there a moment ago: the answer to another attempt of ours was lost, or somebody else was faster.
+            return
 
     def list_containers(self) -> Operation[list[Container]]:
         """Returns the containers of the account.
