@@ -58,7 +58,8 @@ class Delayed:
 
 def wait_before_retry(fetch: Fetch, error: S3dlioError, limits: Settings) -> float | None:
     """Returns how long to wait before the next attempt, in seconds; None if there is to be none."""
-    if isinstance(error, ObjectChangedError) and not fetch.is_pinned and not fetch.was_restarted:
+    # Of a write it means that a condition did not hold.
+    if isinstance(error, ObjectChangedError) and not fetch.is_exchange and not fetch.is_pinned and not fetch.was_restarted:
         fetch.was_restarted = True
         fetch.restart()
         return 0.0

@@ -396,6 +396,8 @@ class FetchLoop:
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
+        # The frames that it came through hold it in turn, and whoever drives the loop: all that these hold would wait to be collected.
+        error.__traceback__ = error.__context__ = None
         if isinstance(error, BucketElsewhereError) and fetch.hand_over():
             self._queue.appendleft(fetch)
             return
@@ -406,6 +408,7 @@ class FetchLoop:
         wait_s = wait_before_retry(fetch, error, self.limits)
         if wait_s is None or fetch.failures >= self.limits.max_attempts or now + wait_s > fetch.deadline_s:
             fetch.error = finish_error(fetch, error)
+            fetch.let_go()
             self._finish(fetch, State.FAILED)
             return
         fetch.state = State.QUEUED

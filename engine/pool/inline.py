@@ -245,7 +245,11 @@ def _run_to_end(loop: FetchLoop, fetch: Fetch) -> None:
         pass
     error, fetch.error = fetch.error, None
     if error is not None:
-        raise error
+        try:
+            raise error
+        finally:
+            # Or the traceback, which keeps this frame, and the frame would keep each other, and what the caller wrote from.
+            del error
 
 
 def make_fetches(refs: Iterable[tuple[int, ObjectRef | str]], results: list[Any]) -> Iterator[ViewFetch]:
