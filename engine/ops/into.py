@@ -45,8 +45,10 @@ def check_into(uri: str, buffer: Any, offset: int, length: int | None) -> memory
     """
     check_range(uri, offset, length)
     room = as_room(buffer)
-    if length is not None and length > len(room):
-        raise ConfigurationError(f"the buffer has {len(room)} bytes, and {length} are needed", uri=uri)
+    num = len(room)
+    if length is not None and length > num:
+        room.release()
+        raise ConfigurationError(f"the buffer has {num} bytes, and {length} are needed", uri=uri)
     return room
 
 
