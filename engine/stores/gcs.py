@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from ..errors import AuthenticationError, S3dlioError
+from ..errors import S3dlioError
 from ..types import Container, ObjectInfo
 from .base import Listing, Operation, Store
 from .gcs_config import GcsSpec, resolve_bucket
 from .gcs_ops import GcsOperations
 from .gcs_upload import GcsUpload
 from .gcs_wire import GcsWire
-from .keeper import Keeper
+from .renewing import Renewer
 
 
 class GcsStore:
@@ -38,28 +38,25 @@ class GcsStore:
 
             self.wire = GcsSdkWire(spec, self.renew, self.expire)
             self._lane = GcsSdkOperations(root, self.wire)
-        self._keeper = Keeper(spec, self._resolve, self.wire.use)
+        self._renewer = Renewer(spec, self._resolve, self.wire.use)
 
     @property
     def spec(self) -> GcsSpec:
         """As `Store.spec`."""
-        spec: GcsSpec = self._keeper.spec
-        return spec
+        return self._renewer.spec
 
-    def _resolve(self, refused: GcsSpec | None) -> GcsSpec:
+    def _resolve(self, is_refused: bool) -> GcsSpec:
         known = self.spec
-        spec = resolve_bucket(known.bucket, refused)
-        if known.headers and not spec.headers:
-            raise AuthenticationError("there are no credentials any more", uri=self.root)
+        spec = resolve_bucket(known.bucket, known if is_refused else None)
         return msgspec.structs.replace(spec, slow_because=known.slow_because)
 
     def renew(self) -> bool:
         """As `Store.renew`."""
-        return self._keeper.renew()
+        return self._renewer.renew()
 
     def expire(self) -> None:
         """As `Store.expire`."""
-        self._keeper.expire()
+        self._renewer.expire()
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""

@@ -86,6 +86,11 @@ class GcsSpec(msgspec.Struct, frozen=True, array_like=True, tag="gs", kw_only=Tr
         return self.root.removeprefix("gs://").rstrip("/")
 
     @property
+    def token(self) -> str | None:
+        """What shows who asks; None for nobody."""
+        return next((value for name, value in self.headers if name.lower() == "authorization"), None)
+
+    @property
     def url(self) -> str:
         """Returns the endpoint, without a slash at its end."""
         return f"{self.scheme}://{self.host_header}{self.path_prefix}"
@@ -155,7 +160,7 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
 
     Args:
         bucket: Its name; empty for the account.
-        refused: Whose token the store refuses although it should still last. Where there is no other, the result says so.
+        refused: Whose token the store refuses although it should still last. Where there is no other, the result has the same.
 
     Raises:
         AuthenticationError: Credentials are configured, but broken, or no token is to be had for them.
@@ -165,13 +170,12 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
     root = f"gs://{bucket}/" if bucket else "gs://"
     named = environment(*_ENDPOINTS, *_PROJECTS, _KEY_FILE, "REQUESTS_CA_BUNDLE")
     endpoint = _read_endpoint(named)
-    is_stale = False
     if endpoint is not None and (endpoint.scheme == "http" or "GCS_ENDPOINT_URL" not in named) and _KEY_FILE not in named:
         identity = _ANONYMOUS
     else:
         chain = _chain
         with chain.lock:
-            identity, is_stale = _identify(chain, named.get(_KEY_FILE), root, refused)
+            identity = _identify(chain, named.get(_KEY_FILE), root, refused)
     place = endpoint or Endpoint("https", f"storage.{identity.universe}", 443, "")
     limits = settings()
     host = f"[{place.host}]" if ":" in place.host else place.host
@@ -188,7 +192,6 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
         expires_at_s=identity.expires_at_s,
         ca_bundle=_find_certificates(named) if place.scheme == "https" else None,
         source=identity.source,
-        is_stale=is_stale,
         is_google=endpoint is None or place.host.endswith(f".{identity.universe}"),
         project=next((named[name] for name in _PROJECTS if name in named), identity.project),
         universe=identity.universe,
@@ -241,14 +244,14 @@ def _find_proxy(place: Endpoint) -> str | None:
     return None if not url or proxy_bypass_environment(place.host, proxies) else url
 
 
-def _identify(chain: _Chain, key_file: str | None, root: str, refused: GcsSpec | None) -> tuple[_Identity, bool]:
-    """Returns who asks, and whether the store has refused just that."""
+def _identify(chain: _Chain, key_file: str | None, root: str, refused: GcsSpec | None) -> _Identity:
+    """Returns who asks, by another token than the one that is refused where there is another."""
     if chain.found is None or chain.found[0] != key_file:
         if chain.has_nothing and key_file is None:
-            return _ANONYMOUS, False
+            return _ANONYMOUS
         found = _find_credentials(chain, key_file, root)
         if found is None:
-            return _ANONYMOUS, False
+            return _ANONYMOUS
         _refresh(chain, root, (key_file, *found))
     elif datetime.now(UTC).timestamp() >= chain.renewal.due_s:
         _refresh(chain, root, chain.found)
@@ -259,7 +262,7 @@ def _identify(chain: _Chain, key_file: str | None, root: str, refused: GcsSpec |
             if error.cause == "TransportError":
                 raise
             _log.warning("the store refuses the token for %s, and there is no other: %s", root, error.message)
-    return chain.identity, refused is not None and refused.headers == chain.identity.headers
+    return chain.identity
 
 
 def _find_credentials(chain: _Chain, key_file: str | None, root: str) -> tuple[Credentials, str | None] | None:
@@ -314,6 +317,7 @@ def _refresh(chain: _Chain, root: str, found: _Found) -> None:
     expires_at_s = None if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
     sent = tuple((name, value) for name, value in sorted(headers.items()) if name.lower() in _SENT)
     if any(not value.isprintable() for _, value in sent):
+        del headers, sent  # a traceback may show what is local
         raise AuthenticationError("the token that was given holds control characters", uri=root)
     universe = getattr(credentials, "universe_domain", None) or _ANONYMOUS.universe
     chain.found = found

@@ -359,4 +359,13 @@ def _session_of(head: ResponseHead, _body: bytes | bytearray) -> str:
     target = "/" + rest.partition("/")[2] if slashes else text
     if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target or "upload_id=" not in target:
         raise ProtocolError("the store has begun an upload, and does not say where it goes on")
-    return target
+    return _Hidden(target)
+
+
+class _Hidden(str):
+    """Text that a traceback with its locals does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'...'"

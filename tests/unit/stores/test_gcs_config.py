@@ -129,16 +129,15 @@ def test_a_refused_token_is_replaced_once_for_all_who_were_refused(key_file: Pat
     refused = [resolve_bucket(name) for name in ("one", "two")]
     renewed = [resolve_bucket(spec.bucket, spec) for spec in refused]
     assert [dict(spec.headers)["authorization"] for spec in renewed] == ["Bearer second"] * 2
-    assert not any(spec.is_stale for spec in renewed)
 
 
 @pytest.mark.parametrize("answer", [token("first"), gcs_error(400, "invalid_grant")], ids=["the same", "none"])
-def test_a_refused_token_without_another_is_stale(
+def test_a_refused_token_without_another_is_all_there_is(
     key_file: Path, scripted_server: ScriptedServer, answer: object
 ) -> None:
     scripted_server.then(token("first"), answer)  # type: ignore[arg-type]
     spec = resolve_bucket("b")
-    assert resolve_bucket("b", spec).is_stale
+    assert resolve_bucket("b", spec).token == spec.token == "Bearer first"
 
 
 def test_a_token_service_that_refuses_is_an_authentication_error_each_time(
