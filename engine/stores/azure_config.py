@@ -287,9 +287,9 @@ def _find_proxies(place: Place) -> dict[str, str]:
     """Returns the proxies of the environment, if this place is to be reached by one."""
     if not environment("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         return {}
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies_environment, proxy_bypass
 
-    if proxy_bypass_environment(f"{place.host}:{place.port}"):
+    if proxy_bypass(f"{place.host}:{place.port}"):
         return {}
     found = getproxies_environment()
     everything = found.get("all")

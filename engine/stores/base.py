@@ -39,8 +39,11 @@ class Store(Protocol):
     """What every URI of this store begins with: `s3://bucket/`, `file://`."""
     wire: Any
     """A `Wire` or a `LocalWire`."""
-    spec: Any
-    """What `open_wire` makes the same wire of in a worker; None where only this process can read (`memory://`)."""
+
+    @property
+    def spec(self) -> Any:
+        """What `open_wire` makes the same wire of in a worker; None where only this process can read (`memory://`)."""
+        ...
 
     def renew(self) -> bool:
         """Has credentials fetched anew that will expire soon; `spec` and `wire` hold them then. Costs nothing where none are due.
