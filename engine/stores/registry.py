@@ -41,9 +41,12 @@ def locate(uri: Any) -> tuple[Store, str]:
     """
     if not isinstance(uri, str):
         uri = str(parse_uri(uri))
-    # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything. So do files:
-    # the root of their URIs ends in the second of three slashes, and is never what is looked up here.
-    slash = uri.find("/", uri.find("://") + 3)
+    # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything.
+    end = uri.find("://") + 3
+    slash = uri.find("/", end)
+    if slash == end and (store := _stores.get(uri[:slash])) is not None and "\0" not in uri:
+        # The root of files ends before the slash that their paths begin with.
+        return store, uri[slash:]
     store = _stores.get(uri[: slash + 1])
     if store is None and uri.startswith("az://"):
         # The root of Azure's ends at the container, one slash further on.
