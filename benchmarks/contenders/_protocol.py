@@ -43,6 +43,7 @@ class Task:
     variant: str
     """Which of the contender's ways to use; empty if it has one."""
     endpoint: str
+    """Of the server; or `file://` and the folder that holds the bucket."""
     set_name: str
     count: int
     size: int
@@ -62,8 +63,9 @@ class Task:
         return f"{self.set_name}/data_{number:05d}.bin"
 
     def uri(self, number: int) -> str:
-        """Names object `number` as an S3 URI."""
-        return f"s3://{BUCKET}/{self.key(number)}"
+        """Names object `number`, in the bucket or in its folder."""
+        root = f"{self.endpoint}/" if self.endpoint.startswith("file://") else "s3://"
+        return f"{root}{BUCKET}/{self.key(number)}"
 
 
 class Check:

@@ -89,7 +89,7 @@ class MpGet(Verbs):
         self._run(uris, sink=lambda uri, view: check(_number_in(uri), view))
 
     def _run(self, uris: list[str], sink: Any) -> dict[str, Any]:
-        report = s3dlio.mp_get(f"s3://{BUCKET}/", procs=2, jobs=self._jobs, uris=uris, sink=sink)
+        report = s3dlio.mp_get(self.task.uri(0), procs=2, jobs=self._jobs, uris=uris, sink=sink)
         if report["failed"]:
             raise AssertionError(report["errors"])
         return report
