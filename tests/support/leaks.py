@@ -99,6 +99,8 @@ def find_leaks(before: Snapshot, settle_s: float = SETTLE_S) -> Snapshot:
     tick = threading.Event()
     while found and time.monotonic() < deadline:
         tick.wait(_TICK_S)
+        # A thread that ended just now may have left its connections in a cycle.
+        gc.collect()
         # What comes and goes meanwhile is of other programs: the tests that run beside these, say.
         found = found.and_still(_since(before))
     return _without_foreign_files(found)
