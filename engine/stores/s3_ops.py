@@ -18,11 +18,13 @@ from ..types import ObjectInfo
 from .base import Operation
 from .s3_sums import Sums
 from .s3_write import IF_NEW, WRITE_ID, exists_already, knows_conditions, new_write_id
-from .s3_xml import ListPage, parse_list_page
+from .s3_xml import ListPage, error_from_response, parse_list_page
 
 Params = tuple[tuple[str, str], ...]
 
 _METADATA = b"x-amz-meta-"
+_MAX_PROLOGUE_BYTES = 256
+"""Before the first element of a document: its declaration, and the spaces that S3 sends while an operation lasts."""
 
 
 class S3Operations:
@@ -38,7 +40,9 @@ class S3Operations:
 
     def _exchange(self, method: str, key: str, params: Params = (), headers: Headers = ()) -> Exchange:
         make = partial(self.wire.request, method, key, params, headers)
-        return Exchange(None, self.root + key, self.wire, method, make)
+        exchange = Exchange(None, self.root + key, self.wire, method, make)
+        exchange.check = lambda fetch: refuse_error(bytes(fetch.body), fetch.uri)
+        return exchange
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`, by HEAD."""
@@ -140,6 +144,12 @@ class S3Operations:
 
     def _delete(self, key: str) -> Operation[None]:
         yield self._exchange("DELETE", key)
+
+
+def refuse_error(document: bytes, uri: str) -> None:
+    """Raises what an `<Error>` document says that came as a success (case N12); all others pass."""
+    if b"<Error>" in document[:_MAX_PROLOGUE_BYTES]:
+        raise error_from_response(200, {}, document, uri, 1)
 
 
 def _describe_object(uri: str, head: ResponseHead) -> ObjectInfo:

@@ -18,7 +18,7 @@ from ..fetch.request import Exchange
 from ..fetch.sigv4 import Headers, encode_key
 from ..types import Container, PendingUpload
 from .base import Operation
-from .s3_ops import Params, S3Operations
+from .s3_ops import Params, S3Operations, refuse_error
 from .s3_parts import Parts, parts_document
 from .s3_rare_xml import (
     BucketsPage,
@@ -176,7 +176,8 @@ class S3RareOperations(S3Operations):
         yield self._asked("PUT", key, make, partial(check_copied, uri=self.root + key))
 
     def _create_bucket(self) -> Operation[None]:
-        yield self._asked("PUT", "", partial(self.wire.document, "PUT", body=bucket_document(self.wire.spec.region)))
+        make = partial(self.wire.document, "PUT", body=bucket_document(self.wire.spec.region))
+        yield self._asked("PUT", "", make, partial(refuse_error, uri=self.root))
 
     def _delete_bucket(self) -> Operation[None]:
         yield self._exchange("DELETE", "")
@@ -194,11 +195,10 @@ class S3RareOperations(S3Operations):
     def _abort_upload(self, key: str, upload_id: str) -> Operation[None]:
         yield self._exchange("DELETE", key, (("uploadId", upload_id),))
 
-    def _asked(self, method: str, key: str, make: Callable[[], bytes], take: Callable[[bytes], None] | None = None) -> Exchange:
+    def _asked(self, method: str, key: str, make: Callable[[], bytes], take: Callable[[bytes], None]) -> Exchange:
         """Returns a request; `take` is given its document and raises what that says."""
         exchange = Exchange(None, self.root + key, self.wire, method, make)
-        if take is not None:
-            exchange.check = lambda fetch: take(bytes(fetch.body))
+        exchange.check = lambda fetch: take(bytes(fetch.body))
         return exchange
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..fetch.sigv4 import Headers
 from .base import Operation
+from .s3_ops import refuse_error
 from .s3_parts import Parts, sdk_parts
 from .s3_rare import Deletions, S3RareOperations
 from .s3_rare_xml import check_copied
@@ -46,7 +48,9 @@ class S3RareSdkOperations(S3SdkOperations, S3RareOperations):
         yield self._call("", lambda client: client.create_bucket(**given))
 
     def _delete_bucket(self) -> Operation[None]:
-        yield self._call("", lambda client: client.delete_bucket(Bucket=self.wire.spec.sdk.bucket))
+        bucket = self.wire.spec.sdk.bucket
+        # botocore looks for errors under 200 itself, but not where there is nothing else to look for.
+        yield self._looked_into("", lambda client: client.delete_bucket(Bucket=bucket), partial(refuse_error, uri=self.root))
 
     def _buckets_page(self, token: str | None, take: Callable[[bytes], None]) -> Operation[None]:
         given: dict[str, Any] = {} if token is None else {"ContinuationToken": token}

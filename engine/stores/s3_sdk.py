@@ -303,6 +303,7 @@ _DOCUMENTS: Final = (
     "ListObjectsV2",
     "DeleteObjects",
     "CopyObject",
+    "DeleteBucket",
     "ListBuckets",
     "ListMultipartUploads",
     "CreateMultipartUpload",

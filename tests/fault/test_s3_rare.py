@@ -335,6 +335,22 @@ def test_a_bucket_whose_deletion_was_answered_into_the_void_is_gone(said: Script
     assert len(said.requests) == 2
 
 
+@pytest.mark.parametrize("verb", ["create_bucket", "delete_bucket", "delete"])
+def test_n12_no_error_under_200_passes_for_success(said: ScriptedServer, verb: str) -> None:
+    failed = document("<Error><Code>InternalError</Code><Message>again</Message></Error>")
+
+    def ask() -> None:
+        store = opened("bucket")
+        perform(store.delete("k") if verb == "delete" else getattr(store, verb)())
+
+    said.then(failed, Respond(200))
+    ask()
+    assert len(said.requests) == 2
+    said.then(*[failed] * 3)
+    with pytest.raises(s3dlio.ServerError):
+        ask()
+
+
 def test_a_list_of_buckets_comes_by_pages_and_ends(said: ScriptedServer) -> None:
     def page(name: str, token: str) -> Respond:
         buckets = f"<Buckets><Bucket><Name>{name}</Name><CreationDate>2026-01-31T12:00:00.000Z</CreationDate></Bucket></Buckets>"
