@@ -42,8 +42,18 @@ def holders(inodes: Iterable[int]) -> set[int]:
 
 
 def path_holders(path: str) -> set[int]:
-    """Returns the pids of all processes that hold a file open or mapped, by its path."""
-    return {pid for pid in _pids() if any(target == path for _, target in _inodes(pid))}
+    """Returns the pids of all processes that hold a file open or mapped, also those that know it by another path in the same folder.
+
+    Whoever makes a POSIX semaphore maps it under a temporary name, and then gives it its own. Source: sem_open of glibc.
+    """
+    inode, folder = None, os.path.join(os.path.dirname(path), "")
+    with contextlib.suppress(FileNotFoundError):
+        inode = os.stat(path).st_ino
+    return {
+        pid
+        for pid in _pids()
+        if any(target == path or (number == inode and target.startswith(folder)) for number, target in _inodes(pid))
+    }
 
 
 def open_fds(pid: int) -> dict[int, str]:

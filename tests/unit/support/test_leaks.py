@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.leaks import find_leaks, standing, take_snapshot
+from tests.support.processes import ScriptProcess
+from tests.support.remains import path_holders
 
 
 def test_nothing_left_is_no_leak() -> None:
@@ -127,3 +129,13 @@ def test_what_is_started_as_standing_is_no_leak_but_its_twin_is() -> None:
     for end in (*first, *second):
         os.close(end)
     assert sum(leaks.fds.values()) == 2
+
+
+def test_a_semaphore_is_known_by_the_process_that_made_it() -> None:
+    source = "import multiprocessing; lock = multiprocessing.get_context('spawn').Lock(); print(lock._semlock.name, flush=True); input()"
+    with ScriptProcess(source) as program:
+        path = f"/dev/shm/sem.{program.read_line().removeprefix('/')}"
+        assert path_holders(path) == {program.pid}
+        program.send_line()
+        assert program.wait() == 0
+    assert path_holders(path) == set()
