@@ -35,7 +35,7 @@ from ..errors import (
 from ..fetch.answer import MAX_CHUNKED_BYTES, MAX_ERROR_BODY_BYTES
 from ..fetch.http1 import ResponseHead, parse_head
 from ..fetch.sdk_lane import Call, Stream
-from ..fetch.shared_key import Pairs
+from ..fetch.shared_key import Pairs, check_headers
 from ..fetch.sigv4 import encode_key, encode_query
 from .azure_config import AzureSpec
 from .azure_ops import AzureOperations
@@ -45,7 +45,7 @@ from .azure_wire import (
     Hidden,
     check_key,
     log_slow_lane,
-    read_headers,
+    read_conditions,
     refuse_container,
     url_of,
     with_identity,
@@ -90,7 +90,9 @@ class AzureSdkWire:
 
     def open(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> tuple[ResponseHead, Stream]:
         """As `SdkWire.open`."""
-        response = self._send("GET", self._path(key, ()), (), read_headers(start, end, version), None, self.spec.root + key)
+        given = zip(("x-ms-range", "if-match"), read_conditions(start, end, version), strict=True)
+        headers = [(name, value) for name, value in given if value is not None]
+        response = self._send("GET", self._path(key, ()), (), headers, None, self.spec.root + key)
         uri = self.spec.root + key
         if "transfer-encoding" not in response.headers:
             return _head_of(response), _Body(response, uri)
@@ -134,6 +136,7 @@ class AzureSdkWire:
 
     def _send(self, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None, uri: str) -> Any:
         """Returns an answer below 300, whose body is still to be read: a `requests.Response`."""
+        check_headers(headers)
         if self._renew is not None:
             self._renew()
         spec = self.spec

@@ -47,11 +47,10 @@ def locate(uri: Any) -> tuple[Store, str]:
     if slash == end and (store := _stores.get(uri[:slash])) is not None and "\0" not in uri:
         # The root of files ends before the slash that their paths begin with.
         return store, uri[slash:]
-    store = _stores.get(uri[: slash + 1])
-    if store is None and uri.startswith("az://"):
-        # The root of Azure's ends at the container, one slash further on.
+    if end == 5 and uri[1] == "z":
+        # The root of Azure's (az://) ends at the container, one slash further on.
         slash = uri.find("/", slash + 1)
-        store = _stores.get(uri[: slash + 1])
+    store = _stores.get(uri[: slash + 1])
     key_length = len(uri) - slash - 1
     if store is not None and 0 < key_length < 256 and "\0" not in uri:
         return store, uri[slash + 1 :]
