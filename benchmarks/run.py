@@ -16,12 +16,15 @@ from typing import NoReturn, Protocol
 from rich.console import Console
 
 from . import dataset, nginx, plot, report, servers
+from .clouds import CLOUDS
 from .drive import PEERS_PYTHON, ContenderFailedError
+from .files import FILES
 from .loaders import LOADERS
 from .outcome import Check, Outcome
 from .own import OWN
 from .rows import COMPARED, Bench
 from .single import SINGLE
+from .trees import TREES
 from .writes import WRITES
 
 _HERE = Path(__file__).parent
@@ -44,7 +47,7 @@ class Row(Protocol):
         """Measures it."""
 
 
-_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *WRITES, *LOADERS]
+_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *WRITES, *FILES, *TREES, *CLOUDS, *LOADERS]
 ROWS = {row.name: row for row in _ALL}
 
 
