@@ -14,12 +14,13 @@ from tests.support.rclone_server import RcloneServer
 from tests.support.s3_endpoint import S3Endpoint
 
 UseServer = Callable[[S3Endpoint | str], None]
+pytestmark = pytest.mark.timeout(300)
 
 
 def run(name: str, *arguments: str) -> str:
     """Runs an example to its end; returns what it printed."""
     command = [sys.executable, f"examples/{name}.py", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, cwd=REPOSITORY, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -108,7 +108,7 @@ def test_s1_noise_is_a_decode_error_or_a_message_and_nothing_else(data: bytes) -
 
 
 @given(shapes | tagged)
-@settings(max_examples=500)
+@settings(max_examples=150)
 def test_s1_well_formed_msgpack_of_any_shape_is_a_decode_error_or_a_message(shape: Any) -> None:
     only_decode_errors(msgspec.msgpack.encode(shape))
 

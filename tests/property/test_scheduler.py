@@ -359,4 +359,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)  # hypothesis takes up to five minutes to make a failing example small
 class TestScheduler(SchedulerMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+    settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

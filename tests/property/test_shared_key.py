@@ -48,7 +48,7 @@ def as_dict(lines: str) -> dict[str, str]:
     return {name.lower(): value for name, value in split}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     method=st.sampled_from(["GET", "HEAD", "PUT", "DELETE", "POST"]),
     key=KEYS,
