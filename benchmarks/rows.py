@@ -170,7 +170,7 @@ class ListRow:
         peers = [replace(peer, name=peer.name.partition(",")[0]) for peer in PEERS if peer.variant not in ("async", "map")]
         ours = replace(GET_MANY, name="ours, list_iter")
         turns = run_turns(bench, self.title, [ours, *peers], bench.rclone, ["s64k", str(bench.manifest), "--mode", "list"])
-        medians = summarize(turns, _list_metrics)
+        medians = summarize(turns, list_metrics)
         check = Check("CPU a key", best(medians, [ours.name], "cpu_us", higher=False), "us", 15, 9, higher=False)
         return Outcome(self.name, self.title, medians, [check], turns.failures, turns.records)
 
@@ -179,7 +179,8 @@ def _latency_metrics(record: Record) -> dict[str, float]:
     return {"median_us": record["median_s"] * 1e6, "p99_us": record["p99_s"] * 1e6}
 
 
-def _list_metrics(record: Record) -> dict[str, float]:
+def list_metrics(record: Record) -> dict[str, float]:
+    """Reads a listing: microseconds a key."""
     return {"cpu_us": record["cpu_s"] / record["objects"] * 1e6, "wall_us": record["wall_s"] / record["objects"] * 1e6}
 
 

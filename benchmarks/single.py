@@ -23,7 +23,7 @@ _MIB = 1 << 20
 _CAP_MIB = 256
 _IMPORTS = 11
 _COLD_STARTS = 7
-_TIMEOUT_S = 60
+_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,17 @@ class ColdRow:
         return Outcome(self.name, self.title, medians, [check], {}, {"ours, mp_get procs=2": records})
 
 
-def fresh(arguments: list[str], endpoint: str, work: Path) -> Record:
+def fresh(arguments: list[str], endpoint: str, work: Path, variables: dict[str, str] | None = None) -> Record:
     """Runs a script of `contenders/` in a new interpreter and returns its record, with the life of its process as `process_s`.
+
+    `variables` come on top of those of `endpoint`.
 
     Raises:
         ContenderFailedError: It failed.
     """
     command = [sys.executable, str(HERE / "contenders" / arguments[0]), *arguments[1:]]
     started = time.perf_counter()
-    environment = servers.environment(endpoint, work)
+    environment = servers.environment(endpoint, work) | (variables or {})
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S, check=False)
     process_s = time.perf_counter() - started
     if ended.returncode:
