@@ -237,11 +237,11 @@ def _find_certificates(named: dict[str, str]) -> str | None:
 
 
 def _find_proxy(place: Endpoint) -> str | None:
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
-    proxies = getproxies_environment()
+    proxies = getproxies()
     url = proxies.get(place.scheme) or proxies.get("all")
-    return None if not url or proxy_bypass_environment(place.host, proxies) else url
+    return None if not url or proxy_bypass(place.host) else url
 
 
 def _identify(chain: _Chain, key_file: str | None, root: str, refused: GcsSpec | None) -> _Identity:
@@ -303,9 +303,9 @@ def _refresh(chain: _Chain, root: str, found: _Found) -> None:
         import requests
 
         with quiet(), requests.Session() as session:
-            credentials.refresh(Request(session))
+            credentials.refresh(Request(session))  # type: ignore[no-untyped-call]
             headers: dict[str, str] = {}
-            credentials.apply(headers)
+            credentials.apply(headers)  # type: ignore[no-untyped-call]
     except TransportError as error:
         text = "the service that gives tokens cannot be reached; check token_uri in the key file, and the network"
         raise AuthenticationError(text, uri=root, cause=type(error).__name__) from None

@@ -191,6 +191,8 @@ class GcsOperations:
                 session = yield from self._begin(key, about, create_only)
                 found = yield from Session(self, key, session).finish(0, data, sum_)
         except ObjectChangedError:
+            if not create_only:
+                raise
             found = yield from self.find_own(key, mark)
         check_written(found, self.root + key, len(data), sum_)
 

@@ -182,7 +182,7 @@ class GcsSdkOperations(GcsOperations):
             steps.append(partial(self.wire.exchange, uri, then[0], target, then[1], b""))
 
         def attempt() -> _Answer:
-            step = steps.pop(0) if len(steps) > 1 else steps[0]
+            step: Callable[[], _Answer] = steps.pop(0) if len(steps) > 1 else steps[0]
             return step()
 
         call = Call(uri, self.wire, attempt)
@@ -211,7 +211,7 @@ def _make_client(spec: GcsSpec) -> Client:
         _told.add((spec.root, spec.slow_because))
         _log.info("requests to %s are made by google-cloud-storage, in threads, which costs more time: %s", spec.root, spec.slow_because)
 
-    class Given(Credentials):  # type: ignore[no-untyped-call, misc, unused-ignore]
+    class Given(Credentials):
         """What the spec says of who asks. It is renewed by others."""
 
         valid = True
@@ -226,8 +226,9 @@ def _make_client(spec: GcsSpec) -> Client:
         def before_request(self, request: Any, method: str, url: str, headers: dict[str, str]) -> None:
             self.apply(headers)
 
+    given = Given()  # type: ignore[no-untyped-call]
     options = {"api_endpoint": spec.url, "universe_domain": spec.universe}
-    client = storage.Client(project=spec.project, credentials=Given(), client_options=options)
+    client = storage.Client(project=spec.project, credentials=given, client_options=options)
     session = client._http
     # Otherwise ~/.netrc would stand above the token, and the variables of this process above what the spec says.
     session.trust_env = False
