@@ -8,15 +8,18 @@ import random
 import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import s3dlio
 from s3dlio.engine.config import settings
+from s3dlio.engine.fetch import tls
 from s3dlio.engine.fetch.loop import FetchLoop
 from s3dlio.engine.fetch.request import Exchange, State
 from s3dlio.engine.ops.awaited_uploads import put_object_async
@@ -26,6 +29,7 @@ from tests.fault.conftest import PointAt, Run
 from tests.support.answers import Respond, s3_error
 from tests.support.s3_endpoint import S3Endpoint
 from tests.support.scripted_server import Connection, Request, ScriptedServer, split_head
+from tests.support.tcp_server import TcpServer
 from tests.support.tls_server import Authority
 from tests.support.write_server import WriteServer, answered, lost, sum_of
 
@@ -53,6 +57,13 @@ def store(lane: str, s3_env: PointAt, quick_settings: None) -> Iterator[WriteSer
         s3_env(server.url)
         yield server
         s3dlio.shutdown()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[Authority]:
+    """Vouches for the servers of a test."""
+    yield Authority(tmp_path)
+    tls.forget_contexts()
 
 
 def create(data: bytes) -> None:
@@ -118,10 +129,62 @@ def test_a_real_server_has_what_was_written(
     s3dlio.shutdown()
 
 
-def test_under_tls_the_signature_leaves_the_bytes_out(
-    tmp_path: Any, s3_env: PointAt, quick_settings: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nothing_of_an_object_is_copied_on_its_way(
+    scheme: str, authority: Authority, s3_env: PointAt, quick_settings: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority = Authority(tmp_path)
+    s3dlio.configure(multipart_above_bytes="64MiB", first_byte_timeout_s=10, silence_timeout_s=10, deadline_s=60)
+    with SinkServer(authority if scheme == "https" else None) as server:
+        s3_env(f"{scheme}://127.0.0.1:{server.port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", authority.bundle)
+        s3dlio.put_bytes(URI, b"first")
+        tracemalloc.start()
+        s3dlio.put_bytes(URI, LONG)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert server.num_bytes == [5, len(LONG)]
+        assert peak_bytes < 1 << 20
+        s3dlio.shutdown()
+
+
+class SinkServer(TcpServer):
+    """Reads what comes into one small buffer, and says that all is well; `num_bytes` has the lengths of the bodies."""
+
+    def __init__(self, authority: Authority | None) -> None:
+        self._context = None if authority is None else authority.context("127.0.0.1")
+        self.num_bytes: list[int] = []
+        super().__init__()
+
+    def serve(self, sock: socket.socket, number: int) -> None:
+        """Answers the requests of one connection."""
+        if self._context is not None:
+            sock = self._context.wrap_socket(sock, server_side=True)
+            self.adopt(sock)
+        buffer = bytearray(64 << 10)
+        used = 0
+        try:
+            while num := sock.recv_into(memoryview(buffer)[used:]):
+                used += num
+                end = buffer.find(b"\r\n\r\n", 0, used) + 4
+                if end < 4:
+                    continue
+                length = int(split_head(bytes(buffer[: end - 4])).headers["content-length"])
+                left = length - (used - end)
+                while left:
+                    left -= sock.recv_into(buffer)
+                self.num_bytes.append(length)
+                sock.sendall(b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 0\r\n\r\n')
+                used = 0
+        except OSError as error:
+            raise ConnectionError("the client hung up") from error
+        finally:
+            if self._context is not None:
+                self.release(sock)
+
+
+def test_under_tls_the_signature_leaves_the_bytes_out(
+    authority: Authority, s3_env: PointAt, quick_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with TlsWriteServer(authority) as server:
         s3_env(server.url)
         monkeypatch.setenv("AWS_CA_BUNDLE", authority.bundle)
