@@ -95,10 +95,8 @@ def next_listed(listing: Listing) -> Job[list[ListEntry] | None]:
 def read_item(item: Item, start: int = 0, end: int | None = None) -> Job[BytesView]:
     """Reads an object, or bytes [start, end) of it, of exactly the version that was listed."""
     fetch = ViewFetch(None, item.uri, item.store.wire, item.key, start=start, end=end, size=item.size, version=item.version)
-    fetch.view = None
-    yield from read(fetch)
-    view, fetch.view, fetch.out = fetch.view, None, None
-    if view is None or len(view) != (item.size if end is None else end) - start:
+    view = yield from read(fetch)
+    if len(view) != (item.size if end is None else end) - start:
         raise InternalError("a read ended with another number of bytes than was asked for", uri=item.uri)
     return view
 
@@ -205,7 +203,8 @@ class StoreTarget:
 
     def _checked(self, item: Item) -> Found:
         key = self._key_of(item.name)
-        if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        is_path = is_file_scheme(self._store.root)  # as long as the file system likes
+        if not key or (not is_path and len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES):
             why = f"its key would have {len(key.encode('utf-8', 'surrogatepass')):,} bytes; 1 to {MAX_KEY_BYTES} are possible"
             return Refused(item.uri, UnsafeNameError(why, uri=item.uri))
         return item

@@ -135,9 +135,17 @@ class Transfer:
 
     def _show(self) -> None:
         if self._tell is not None:
-            totals = (self._num_found, self._bytes_found) if self._is_listed else (None, None)
-            counts = (self._num_done, self._bytes_moved, self._num_skipped, len(self._failed))
-            self._tell(State(*counts, *totals, time.monotonic() - self._begun_s))
+            self._tell(
+                State(
+                    files=self._num_done,
+                    bytes=self._bytes_moved,
+                    skipped=self._num_skipped,
+                    failed=len(self._failed),
+                    total_files=self._num_found if self._is_listed else None,
+                    total_bytes=self._bytes_found if self._is_listed else None,
+                    elapsed_s=time.monotonic() - self._begun_s,
+                )
+            )
 
     # What is begun.
 

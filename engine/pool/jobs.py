@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from ..config import settings
 from ..errors import S3dlioError
@@ -27,6 +27,9 @@ from ..fetch.request import Fetch, State
 from ..stores.base import Operation, Store, run
 from .inline import inline_fetcher
 from .rooms import ViewFetch, process_rooms
+
+if TYPE_CHECKING:
+    from ..memory.view import BytesView
 
 T = TypeVar("T")
 
@@ -220,15 +223,23 @@ def of_store(store: Store, operation: Operation[T]) -> Job[T]:
     return (yield from operation)
 
 
-def read(fetch: ViewFetch) -> Job[None]:
+def read(fetch: ViewFetch) -> Job[BytesView]:
     """The job of reading bytes into a view of their own: those of local stores are read by a thread."""
+    fetch.view = None
     if fetch.wire.is_local:
-        yield Work(lambda: _read_locally(fetch))
-    else:
-        yield fetch
+        read_by_thread: BytesView = yield Work(lambda: _read_locally(fetch))
+        return read_by_thread
+    yield fetch
+    return _taken(fetch)
 
 
-def _read_locally(fetch: ViewFetch) -> None:
+def _taken(fetch: ViewFetch) -> BytesView:
+    view, fetch.view, fetch.out = fetch.view, None, None
+    assert view is not None
+    return view
+
+
+def _read_locally(fetch: ViewFetch) -> BytesView:
     rooms, limits = process_rooms(), settings()
     rooms.guess((fetch,))
     while fetch.state < State.DONE:
@@ -236,7 +247,7 @@ def _read_locally(fetch: ViewFetch) -> None:
     found = rooms.outcome(fetch)
     if isinstance(found, S3dlioError):
         raise found
-    fetch.view = found
+    return found
 
 
 def _without_frames(error: S3dlioError) -> S3dlioError:
