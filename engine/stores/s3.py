@@ -27,7 +27,8 @@ from ..types import Container, ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
 from .renewal import Renewal
 from .s3_config import S3Spec, resolve_bucket
-from .s3_rare import MAX_COPY_BYTES, MAX_DELETE_KEYS, S3RareOperations
+from .s3_copy import MAX_COPY_BYTES, copy_in_parts
+from .s3_rare import MAX_DELETE_KEYS, S3RareOperations
 from .s3_upload import abort_wholly, begin_upload
 from .s3_wire import ELSEWHERE, S3Wire
 from .s3_write import MAX_PUT_BYTES
@@ -175,7 +176,7 @@ class S3Store:
         return self._by_lane(lambda lane: lane.delete_many(keys))
 
     def copy(self, key: str, source: Store, source_key: str) -> Operation[bool]:
-        """As `Store.copy`, by CopyObject, within and between buckets that the same identity reaches at the same endpoint."""
+        """As `Store.copy`, by CopyObject, or in parts above 5 GiB: for buckets that the same identity reaches at the same endpoint."""
         if not isinstance(source, S3Store) or not _are_neighbours(self.spec, source.spec):
             return False
         if source.bucket == self.bucket and source_key == key:
@@ -186,9 +187,10 @@ class S3Store:
             yield from self._by_lane(lambda lane: lane.copy(key, source.bucket, source_key))
         except RequestRejectedError:
             # That it is too long for one request is told by a code that says much else too.
-            if (yield from source.stat(source_key)).size <= MAX_COPY_BYTES:
+            head = yield from source._by_lane(lambda lane: lane.head(source_key))
+            if (head.length or 0) <= MAX_COPY_BYTES:
                 raise
-            return False
+            yield from self._by_lane(lambda lane: copy_in_parts(lane, key, source.bucket, source_key, head))
         return True
 
     def make_prefix(self, key: str) -> Operation[None]:

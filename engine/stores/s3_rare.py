@@ -35,8 +35,6 @@ from .s3_wire import with_identity
 
 MAX_DELETE_KEYS: Final = 1000
 """Source: API reference, DeleteObjects."""
-MAX_COPY_BYTES: Final = 5 << 30
-"""What one CopyObject takes. Source: API reference, CopyObject."""
 
 
 class S3RareOperations(S3Operations):
@@ -170,10 +168,37 @@ class S3RareOperations(S3Operations):
         yield self._asked("POST", "", make, batch.take)
 
     def _copy(self, key: str, source_bucket: str, source_key: str) -> Operation[None]:
-        source = f"{source_bucket}/object/{source_key}" if source_bucket.startswith("arn:") else f"{source_bucket}/{source_key}"
-        headers: Headers = (("x-amz-copy-source", encode_key(source)),)
-        make = partial(self.wire.document, "PUT", key, (), headers)
+        make = partial(self.wire.document, "PUT", key, (), (_copy_source(source_bucket, source_key),))
         yield self._asked("PUT", key, make, partial(check_copied, uri=self.root + key))
+
+    def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: tuple[str, str],
+        span: tuple[int, int],
+        etag: str,
+        take: Callable[[bytes], None],
+    ) -> Operation[None]:
+        """Has one part of an upload made of bytes [start, end) of a version of an object; `take` is given the document about it.
+
+        Args:
+            key: Of the upload.
+            upload_id: As the store names it.
+            number: Of the part, from 1.
+            source: Bucket and key.
+            span: The bytes.
+            etag: The version, without quotes.
+            take: What it raises is a failure, and tried again.
+        """
+        headers: Headers = (
+            _copy_source(*source),
+            ("x-amz-copy-source-range", f"bytes={span[0]}-{span[1] - 1}"),
+            ("x-amz-copy-source-if-match", f'"{etag}"'),
+        )
+        params: Params = (("partNumber", str(number)), ("uploadId", upload_id))
+        yield self._asked("PUT", key, partial(self.wire.document, "PUT", key, params, headers), take)
 
     def _create_bucket(self) -> Operation[None]:
         make = partial(self.wire.document, "PUT", body=bucket_document(self.wire.spec.region))
@@ -200,6 +225,11 @@ class S3RareOperations(S3Operations):
         exchange = Exchange(None, self.root + key, self.wire, method, make)
         exchange.check = lambda fetch: take(bytes(fetch.body))
         return exchange
+
+
+def _copy_source(bucket: str, key: str) -> tuple[str, str]:
+    between = "/object/" if bucket.startswith("arn:") else "/"
+    return "x-amz-copy-source", encode_key(f"{bucket}{between}{key}")
 
 
 class Deletions:

@@ -29,16 +29,32 @@ class S3RareSdkOperations(S3SdkOperations, S3RareOperations):
         yield self._looked_into("", ask, batch.take)
 
     def _copy(self, key: str, source_bucket: str, source_key: str) -> Operation[None]:
-        setup = self.wire.setup
-        given = dict(setup.reads)
+        given = self._given_copy(key, source_bucket, source_key)
+        yield self._looked_into(key, lambda client: client.copy_object(**given), partial(check_copied, uri=self.root + key))
+
+    def copy_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        source: tuple[str, str],
+        span: tuple[int, int],
+        etag: str,
+        take: Callable[[bytes], None],
+    ) -> Operation[None]:
+        """As `S3RareOperations.copy_part`."""
+        given = self._given_copy(key, *source) | {
+            "UploadId": upload_id,
+            "PartNumber": number,
+            "CopySourceRange": f"bytes={span[0]}-{span[1] - 1}",
+            "CopySourceIfMatch": f'"{etag}"',
+        }
+        yield self._looked_into(key, lambda client: client.upload_part_copy(**given), take)
+
+    def _given_copy(self, key: str, source_bucket: str, source_key: str) -> dict[str, Any]:
+        given = {**self.wire.setup.reads, "Key": key, "CopySource": {"Bucket": source_bucket, "Key": source_key}}
         # The same key of the caller's opens both.
-        given |= {f"CopySource{name}": given[name] for name in ("SSECustomerAlgorithm", "SSECustomerKey") if name in given}
-        source: Any = {"Bucket": source_bucket, "Key": source_key}
-        yield self._looked_into(
-            key,
-            lambda client: client.copy_object(**given, Key=key, CopySource=source),
-            lambda document: check_copied(document, self.root + key),
-        )
+        return given | {f"CopySource{name}": given[name] for name in ("SSECustomerAlgorithm", "SSECustomerKey") if name in given}
 
     def _create_bucket(self) -> Operation[None]:
         spec = self.wire.spec

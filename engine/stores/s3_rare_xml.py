@@ -71,15 +71,26 @@ def _read_refusal(item: Element, space: str, uri: str) -> S3dlioError | None:
     return error
 
 
-def check_copied(body: bytes, uri: str) -> None:
-    """Raises what the answer to a copy says, unless that is success.
+def read_copied(body: bytes, name: str, uri: str) -> str:
+    """Returns the ETag that the answer to a copy gives, which is a document of this name, with its quotes.
 
     Raises:
         ProtocolError, S3dlioError: As `open_document`; or there is no ETag, and so no object.
     """
-    root, space = open_document(body, "CopyObjectResult", uri)
-    if not root.findtext(f"{space}ETag"):
+    root, space = open_document(body, name, uri)
+    etag = root.findtext(f"{space}ETag")
+    if not etag:
         raise ProtocolError("the answer to a copy names no ETag", uri=uri)
+    return etag
+
+
+def check_copied(body: bytes, uri: str) -> None:
+    """Raises what the answer to a copy says, unless that is success.
+
+    Raises:
+        ProtocolError, S3dlioError: As `read_copied`.
+    """
+    read_copied(body, "CopyObjectResult", uri)
 
 
 def bucket_document(region: str) -> bytes:

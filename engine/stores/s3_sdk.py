@@ -284,6 +284,12 @@ def sdk_arguments(headers: Headers) -> dict[str, Any]:
 
 _METADATA: Final = "x-amz-meta-"
 _HEADER_ARGUMENTS: Final = {
+    "cache-control": "CacheControl",
+    "content-disposition": "ContentDisposition",
+    "content-encoding": "ContentEncoding",
+    "content-language": "ContentLanguage",
+    "content-type": "ContentType",
+    "expires": "Expires",
     "if-none-match": "IfNoneMatch",
     "x-amz-checksum-algorithm": "ChecksumAlgorithm",
     "x-amz-checksum-crc32c": "ChecksumCRC32C",
@@ -303,6 +309,7 @@ _DOCUMENTS: Final = (
     "ListObjectsV2",
     "DeleteObjects",
     "CopyObject",
+    "UploadPartCopy",
     "DeleteBucket",
     "ListBuckets",
     "ListMultipartUploads",

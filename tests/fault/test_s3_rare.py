@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -15,7 +16,9 @@ import s3dlio
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation, run
 from s3dlio.engine.stores.registry import list_containers, locate
+from s3dlio.engine.stores.s3_copy import copy_in_parts
 from tests.support.answers import Respond, reset_before_headers, s3_error
+from tests.support.moto_server import MotoServer
 from tests.support.s3_endpoint import S3Endpoint
 from tests.support.scripted_server import Request, ScriptedServer
 
@@ -245,17 +248,95 @@ def test_n12_a_copy_that_fails_behind_every_200_is_an_error(said: ScriptedServer
     assert (raised.value.uri, raised.value.attempts) == ("s3://bucket/k", 3)
 
 
-@pytest.mark.parametrize(("size", "outcome"), [((5 << 30) + 1, False), (5 << 30, None)])
-def test_an_object_beyond_5_gib_is_not_copied_by_one_request(said: ScriptedServer, size: int, outcome: bool | None) -> None:
-    refusal = s3_error(400, "InvalidRequest")
-    head = Respond(200, {"Content-Length": str(size), "ETag": '"1"'})
-    said.script = lambda request: head if request.method == "HEAD" else refusal
-    copying = opened("bucket").copy("k", opened("source"), "k")
-    if outcome is None:
-        with pytest.raises(s3dlio.RequestRejectedError):
-            perform(copying)
-    else:
-        assert perform(copying) is outcome
+def test_a_copy_that_is_refused_for_another_reason_than_its_length_is_an_error(said: ScriptedServer) -> None:
+    head = Respond(200, {"Content-Length": str(5 << 30), "ETag": '"1"'})
+    said.script = lambda request: head if request.method == "HEAD" else s3_error(400, "InvalidRequest")
+    with pytest.raises(s3dlio.RequestRejectedError):
+        perform(opened("bucket").copy("k", opened("source"), "k"))
+    assert [request.method for request in said.requests] == ["PUT", "HEAD"]
+
+
+class LongSource:
+    """An object of more than 5 GiB, of which the store makes copies in parts; `parts` has the spans that were copied."""
+
+    def __init__(self) -> None:
+        self.size = (5 << 30) + 12_345
+        self.head = {"ETag": '"v1"', "Content-Type": "text/x-test", "x-amz-meta-made-by": "test", "Cache-Control": "no-store"}
+        self.parts: list[tuple[int, int]] = []
+        self.ends = [document("<CompleteMultipartUploadResult><ETag>2</ETag></CompleteMultipartUploadResult>")]
+        self.faults: dict[str, list[Respond]] = {}
+        self.begun: dict[str, str] = {}
+
+    def __call__(self, request: Request) -> Respond:
+        query = parse_qs(request.query, keep_blank_values=True)
+        if request.method == "HEAD":
+            copied = request.path == "/bucket/k"
+            return Respond(200, {"Content-Length": str(self.size), **(self.begun if copied else self.head)})
+        if request.method == "POST" and "uploads" in query:
+            kept = ("content-type", "cache-control", "x-amz-meta-")
+            self.begun = {name: value for name, value in request.headers.items() if name.startswith(kept)}
+            return document("<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
+        if request.method == "POST":
+            return self.ends.pop(0)
+        if request.method == "DELETE":
+            return Respond(204)
+        if request.method == "GET":
+            return s3_error(404, "NoSuchUpload")
+        if "partNumber" not in query:
+            return s3_error(400, "InvalidRequest")
+        assert request.headers["x-amz-copy-source"] == "source/long%20one"
+        assert request.headers["x-amz-copy-source-if-match"] == '"v1"'
+        if faults := self.faults.get(query["partNumber"][0]):
+            return faults.pop(0)
+        first, last = request.headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-")
+        self.parts.append((int(first), int(last) + 1))
+        return document(f'<CopyPartResult xmlns="{SPACE}"><ETag>"p"</ETag></CopyPartResult>')
+
+
+def methods_of(server: ScriptedServer) -> list[str]:
+    return [request.method for request in server.requests]
+
+
+def test_i10_an_object_beyond_5_gib_is_copied_in_parts_with_all_it_has(said: ScriptedServer) -> None:
+    said.script = source = LongSource()
+    source.faults["3"] = [document("<Error><Code>InternalError</Code></Error>"), s3_error(503, "SlowDown")]
+    assert perform(opened("bucket").copy("k", opened("source"), "long one")) is True
+    assert [start for start, _ in source.parts] == [0, *(end for _, end in source.parts[:-1])]
+    assert source.parts[-1][1] == source.size
+    assert (source.begun["content-type"], source.begun["cache-control"]) == ("text/x-test", "no-store")
+    assert source.begun["x-amz-meta-made-by"] == "test"
+    assert methods_of(said)[-1] == "POST"
+
+
+def test_i1_a_source_that_changes_under_a_copy_is_never_mixed(said: ScriptedServer) -> None:
+    said.script = source = LongSource()
+    source.faults["2"] = [s3_error(412, "PreconditionFailed")]
+    with pytest.raises(s3dlio.ObjectChangedError):
+        perform(opened("bucket").copy("k", opened("source"), "long one"))
+    assert methods_of(said)[-3:] == ["PUT", "DELETE", "GET"]
+
+
+def test_u4_a_copy_whose_end_was_answered_into_the_void_is_known_by_its_mark(said: ScriptedServer) -> None:
+    said.script = source = LongSource()
+    source.ends = [s3_error(500, "InternalError"), s3_error(404, "NoSuchUpload")]
+    assert perform(opened("bucket").copy("k", opened("source"), "long one")) is True
+    assert methods_of(said)[-3:] == ["POST", "POST", "HEAD"]
+
+
+def test_a_copy_in_parts_is_the_same_object(lane: str, moto_s3: MotoServer, s3_env: PointAt) -> None:
+    s3_env(moto_s3.endpoint)
+    one, other, client = moto_s3.endpoint.new_bucket(), moto_s3.endpoint.new_bucket(), moto_s3.endpoint.client()
+    data = os.urandom((11 << 20) + 7)
+    client.put_object(Bucket=one, Key="a b", Body=data, ContentType="text/x-test", Metadata={"made-by": "test"})
+    source, target = opened(one), opened(other)
+
+    head = perform(source._by_lane(lambda lane: lane.head("a b")))
+    perform(target._by_lane(lambda lane: copy_in_parts(lane, "copy", one, "a b", head, 5 << 20)))
+    found = client.get_object(Bucket=other, Key="copy")
+    assert found["Body"].read() == data
+    assert (found["ContentType"], found["Metadata"]["made-by"]) == ("text/x-test", "test")
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=other)
+    s3dlio.shutdown()
 
 
 def test_a_prefix_is_an_empty_object_that_ends_in_a_slash(said: ScriptedServer) -> None:
