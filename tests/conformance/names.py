@@ -1,26 +1,24 @@
-"""Keys that libraries break, and where a store cannot have them.
+"""What stores cannot do: the keys that libraries break, and the tables of who has not which key, and who lacks what.
 
-A key is raw text: it goes to the store byte for byte, and comes back so from listings [K1]. Where a store itself knows no such key, the
-one table below says so, with the reason; `docs/backends.md` says the same to users.
+A key is raw text: it goes to the store byte for byte, and comes back so from listings [K1]. Where a store, or the server that stands
+for it in the tests, knows no such thing, the two tables below say so, with the reason; `docs/backends.md` says the same to users.
 """
 
 from __future__ import annotations
 
+SITES = [
+    "memory", "memory-await", "file", "file-await", "direct", "moto", "moto-await", "moto-sdk", "moto-sdk-await", "rclone", "rclone-sdk",
+    "az", "az-await", "az-sdk", "gs", "gs-await", "gs-sdk",
+]  # fmt: skip
+"""Name of the store, its lane where that is not the fast one, and `await` where the `_async` forms are meant."""
+CALLED_SITES = [site for site in SITES if not site.endswith("-await")]
+"""For tests to which it makes no difference whether a verb is called or awaited."""
+
 NASTY_KEYS = {
-    "space": "a b",
+    "percent and plus": "a b+c%2Fd%252Fe%zz 100%",
+    "query and fragment": "a#b?c=d&e;f",
+    "marks": "~a'b\"c`d<e>f[1]{2}(3)*!g@h:i,j|k^l$",
     "spaces at the ends": " a ",
-    "plus": "a+b",
-    "percent": "100%",
-    "encoded slash": "a%2Fb",
-    "encoded percent": "a%252Fb",
-    "hash": "a#b",
-    "question mark": "a?b=c",
-    "ampersand": "a&b<c>d",
-    "semicolon": "a;b",
-    "tilde": "~a~b",
-    "quotes": "a'b\"c`d",
-    "brackets": "a[1]{2}(3)*!",
-    "at, colon, comma, equals": "a@b:c,d=e$f",
     "backslash": "a\\b",
     "line break": "a\nb",
     "emoji": "crab 🦀",
@@ -36,7 +34,7 @@ NASTY_KEYS = {
     "dot": "./a",
     "parent segment": "a/../b",
     "parent": "../a",
-    "dots": "a/.../..b",
+    "dots": "d/.../..b",
     "hidden": ".hidden/.a",
     "scheme": "s3://other/a",
 }
@@ -66,6 +64,22 @@ BREAKS: dict[str, dict[str, str]] = {"az": {"no character": "Azurite answers 500
 """By place: names of keys that a store has, and its emulator does not survive."""
 CANNOT["direct"] = CANNOT["file"]
 assert len(NASTY_KEYS["1024 bytes"].encode()) == 1024
+
+LACKS: dict[str, dict[str, str]] = {
+    "memory": {"refusals": "a bucket of memory is there with its first object", "metadata": "the oracle puts bytes there"},
+    "file": {"buckets": "a file system has directories, and no buckets", "metadata": "files have none"},
+    "direct": {"buckets": "a file system has directories, and no buckets", "metadata": "files have none"},
+    "rclone": {
+        "markers": "rclone keeps `dir/` as a file `dir`, and has no object beside a directory of its name",
+        "create-only": "rclone passes over If-None-Match",
+    },
+}
+"""By store: what it has not, and why."""
+
+
+def sites_with(*wanted: str) -> list[str]:
+    """Returns the sites whose stores have all of that."""
+    return [site for site in SITES if not LACKS.get(site.partition("-")[0], {}).keys() & {*wanted}]
 
 
 def usable_keys(place: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import s3dlio
-from tests.conformance.oracles import Buckets, Oracle, new_name
+from tests.conformance.oracles import Buckets, Facts, Oracle, new_name
 
 
 class Verbs:
@@ -72,6 +72,9 @@ class Place:
     def keys(self) -> list[str]:
         """Returns all keys of this place, sorted."""
         return [key.removeprefix(self.prefix) for key in self.oracle.keys(self.prefix)]
+
+    def facts(self, key: str) -> Facts:
+        return self.oracle.facts(self.prefix + key)
 
     def contents(self) -> dict[str, bytes | None]:
         """Returns all that lies here."""

@@ -113,3 +113,38 @@ def test_get_many_goes_on_behind_any_number_of_uris_without_a_store(place: Place
         found = place.verbs.get_many([*bad, *good, *bad, *good], workers=workers, errors="return")
         assert [isinstance(one, s3dlio.InvalidUriError) for one in found] == ([True] * 200 + [False]) * 2
         assert [bytes(one) for one in found if not isinstance(one, Exception)] == [DATA] * 2
+
+
+def test_get_object_is_get(place: Place) -> None:
+    place.write("key", DATA)
+    assert bytes(place.verbs.get_object(place.uri("key"))) == DATA
+    with pytest.raises(FileNotFoundError):
+        place.verbs.get_object(place.uri("missing"))
+
+
+def test_get_into_fills_memory_of_the_caller(place: Place) -> None:
+    place.write("key", DATA)
+    for offset, length in [(0, None), (0, len(DATA)), *((offset, length) for offset, length in RANGES if length not in {None, 10**12})]:
+        expected = DATA[offset:] if length is None else DATA[offset : offset + length]
+        for buffer in (bytearray(b"\xaa" * 77_000), np.full(77_000, 0xAA, np.uint8), memoryview(bytearray(b"\xaa" * 77_000))):
+            count = place.verbs.get_into(place.uri("key"), buffer, offset, length)
+            assert count == len(expected)
+            assert bytes(buffer) == expected + b"\xaa" * (77_000 - len(expected)), (offset, length)
+    exact = np.zeros((10, 1920), np.int32)
+    assert place.verbs.get_into(place.uri("key"), exact) == len(DATA)
+    assert exact.tobytes() == DATA
+
+
+def test_get_into_refuses_what_does_not_fit(place: Place) -> None:
+    place.write("key", DATA)
+    small = bytearray(b"\xaa" * 100)
+    for offset, length in ((0, None), (0, 101), (76_699, None)):
+        with pytest.raises(ValueError, match="100"):
+            place.verbs.get_into(place.uri("key"), small, offset, length)
+    for bad in (b"read-only bytes", "text", np.zeros((4, 4), np.uint8)[:, ::2]):
+        with pytest.raises((TypeError, ValueError)):
+            place.verbs.get_into(place.uri("key"), bad)
+    with pytest.raises(s3dlio.InvalidRangeError):
+        place.verbs.get_into(place.uri("key"), small, 76_801)
+    with pytest.raises(FileNotFoundError):
+        place.verbs.get_into(place.uri("missing"), small)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import s3dlio
-from tests.conformance.places import Place
+from tests.conformance.places import Place, Site
 
 KEYS = ["a.txt", "b.bin", "dir/a.txt", "dir/c.bin", "dir/deep/d.txt", "dir2/e.txt", "dirt"]
 PATTERNS: list[tuple[str, bool, Any, list[str]]] = [
@@ -73,3 +73,26 @@ def test_a_listed_entry_is_read_as_the_version_that_was_listed(place: Place) -> 
     results = place.verbs.get_many(refs, errors="return")
     changed = [ref.uri for ref, result in zip(refs, results, strict=True) if isinstance(result, s3dlio.ObjectChangedError)]
     assert changed == [place.uri("dirt")]
+
+
+def test_list_keys_and_list_full_uris_give_one_level(place: Place) -> None:
+    place.fill(*KEYS)
+    for prefix, expected in (("", ["a.txt", "b.bin", "dir/", "dir2/", "dirt"]), ("dir/", ["a.txt", "c.bin", "deep/"])):
+        assert place.verbs.list_keys(place.uri(prefix)) == expected
+        assert place.verbs.list_full_uris(place.uri(prefix)) == [place.uri(prefix + key) for key in expected]
+    assert place.verbs.list_keys(place.uri("none/")) == place.verbs.list_full_uris(place.uri("none/")) == []
+
+
+def test_a_whole_bucket_is_listed_with_and_without_the_slash(site: Site) -> None:
+    place = site.new_root()
+    place.fill(*KEYS)
+    for root in (place.root, place.root.removesuffix("/")):
+        assert place.verbs.list(root, recursive=True) == [place.uri(key) for key in sorted(KEYS)]
+        assert place.verbs.list(root) == [place.uri(key) for key in ("a.txt", "b.bin", "dir/", "dir2/", "dirt")]
+
+
+def test_a_listing_names_each_key_once(place: Place) -> None:
+    keys = [f"{n:03d}" for n in range(30)] + [f"d{n % 7}/{n:03d}" for n in range(30)]
+    place.fill(*keys)
+    assert place.verbs.list(place.root, recursive=True) == [place.uri(key) for key in sorted(keys)]
+    assert place.verbs.list(place.root) == [place.uri(key) for key in [*keys[:30], *(f"d{n}/" for n in range(7))]]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import array
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+import s3dlio
+from tests.conformance.names import sites_with
 from tests.conformance.places import Place
 
 DATA = bytes(range(256)) * 300
+MUCH = random.Random(5).randbytes(11 << 20)
+OTHER = MUCH[::-1]
 
 
 BODIES: dict[str, Callable[[], Any]] = {
@@ -56,3 +61,73 @@ def test_put_bytes_refuses_what_has_no_contiguous_buffer(place: Place) -> None:
         with pytest.raises(TypeError):
             place.verbs.put_bytes(place.uri("key"), data)
     assert place.keys() == []
+
+
+def test_put_bytes_writes_every_size(place: Place) -> None:
+    for size in (0, 1, 65_535, 65_536, 65_537, 300_001):
+        place.verbs.put_bytes(place.uri("key"), MUCH[:size])
+        assert place.read("key") == MUCH[:size]
+        assert place.facts("key").size == size
+    assert (place.keys(), place.oracle.leftovers()) == (["key"], [])
+
+
+def test_put_bytes_writes_in_parts_above_the_threshold(place: Place) -> None:
+    part = _write_in_parts(place)
+    for size in (part, part + 1, 2 * part + 12_345):
+        place.verbs.put_bytes(place.uri("key"), MUCH[:size])
+        assert place.read("key") == MUCH[:size]
+        assert place.verbs.stat(place.uri("key"))["size"] == size
+        assert bytes(place.verbs.get(place.uri("key"))) == MUCH[:size]
+    assert (place.keys(), place.oracle.leftovers()) == (["key"], [])
+
+
+@pytest.mark.parametrize("site", sites_with("create-only"), indirect=True, scope="module")
+def test_u5_a_create_only_put_leaves_what_is_there(place: Place) -> None:
+    part = _write_in_parts(place)
+    for size in (0, 10, part + 1):
+        key = f"new/{size}"
+        place.verbs.put_bytes(place.uri(key), MUCH[:size], if_none_match=True)
+        assert place.read(key) == MUCH[:size]
+        for other in (b"", b"other", OTHER[: part + 1]):
+            with pytest.raises(FileExistsError) as raised:
+                place.verbs.put_bytes(place.uri(key), other, if_none_match=True)
+            assert isinstance(raised.value, s3dlio.AlreadyExistsError)
+            assert raised.value.uri == place.uri(key)
+            assert place.read(key) == MUCH[:size]
+    place.verbs.put_bytes(place.uri("new/10"), b"over")
+    assert place.read("new/10") == b"over"
+    assert place.oracle.leftovers() == []
+
+
+def test_put_many_writes_each_item(place: Place) -> None:
+    items = {f"dir{n % 3}/key{n}": MUCH[: n * 1009] for n in range(12)}
+    for max_in_flight in (1, 3, 64):
+        pairs = [(place.uri(key), data) for key, data in items.items()]
+        assert place.verbs.put_many(pairs, max_in_flight=max_in_flight) is None
+        assert place.contents() == items
+    place.verbs.put_many((place.uri(key), memoryview(data)[:5]) for key, data in items.items())
+    assert place.contents() == {key: data[:5] for key, data in items.items()}
+    assert place.verbs.put_many([]) is None
+
+
+def test_put_many_raises_what_an_item_met(place: Place) -> None:
+    for bad in ((place.uri("bad"), "text"), ("nonsense://x/y", b""), (place.uri("bad"), None)):
+        with pytest.raises((TypeError, s3dlio.S3dlioError)):
+            place.verbs.put_many([(place.uri("good"), b"1"), bad])
+    assert set(place.keys()) <= {"good"}
+
+
+def test_put_makes_objects_of_a_size_by_a_template(place: Place) -> None:
+    place.verbs.put(place.uri("gen/"), num=3, template="obj_{}_of_{}.dat", size=1000)
+    assert place.keys() == [f"gen/obj_{n}_of_3.dat" for n in range(3)]
+    assert all(place.facts(key).size == 1000 for key in place.keys())  # noqa: SIM118 (it is no dictionary)
+    place.verbs.put(place.uri("plain/"), 2, size=0)
+    assert place.keys()[-2:] == ["plain/object-0", "plain/object-1"]
+    assert place.read("plain/object-0") == b""
+
+
+def _write_in_parts(place: Place) -> int:
+    """Has objects written in parts that are longer than what it returns: the smallest part of the store, in bytes."""
+    part = 5 << 20 if place.name in {"moto", "rclone"} else 256 << 10
+    s3dlio.configure(put_part_bytes=part, multipart_above_bytes=part)
+    return part
