@@ -217,7 +217,13 @@ class GcsOperations:
     def begin_upload(self, key: str, create_only: bool = False) -> Operation[GcsUpload]:
         """As `Store.begin_upload`, by a resumable upload: one piece after the other."""
         mark = secrets.token_hex(8) if create_only else None
-        session = yield from self._begin(key, _about(key, mark), create_only)
+        try:
+            session = yield from self._begin(key, _about(key, mark), create_only)
+        except ObjectChangedError:
+            if not create_only:
+                raise
+            # Of this upload nothing is written yet, so the object is another's.
+            raise AlreadyExistsError("there is such an object already", uri=self.root + key) from None
         return GcsUpload(self, key, session, mark)
 
     def find_own(self, key: str, mark: str | None) -> Operation[Resource]:
