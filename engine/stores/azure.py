@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import AlreadyExistsError, AuthenticationError, InvalidUriError, NotFoundError, ProtocolError, S3dlioError
 from ..types import Container, ObjectInfo
-from .azure_config import AzureSpec, resolve_container
+from .azure_config import AzureSpec, configured_account, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
 from .azure_wire import AzureWire, check_key
 from .base import Listing, Operation, Store
@@ -153,15 +153,18 @@ class AzureStore:
 
 
 def list_containers(uri: str) -> Operation[list[Container]]:
-    """Returns the operation that lists the containers of an account: that of `uri`, which is `az://account` or goes on behind it.
+    """Returns the operation that lists the containers of an account.
+
+    Args:
+        uri: `az://account`, or what begins with that; `az://` for the account that is configured.
 
     Raises:
-        InvalidUriError: `uri` names no account.
+        InvalidUriError: Neither `uri` nor the environment names an account.
         ConfigurationError, AuthenticationError, MissingExtraError: As `resolve_container`.
     """
-    account = uri.removeprefix("az://").partition("/")[0]
+    account = uri.removeprefix("az://").partition("/")[0] or configured_account()
     if not account:
-        raise InvalidUriError("az:// needs an account: az://account", uri=uri)
+        raise InvalidUriError("az:// needs an account: write az://account, or set AZURE_STORAGE_ACCOUNT", uri=uri)
     # Not one of the registry's stores: what it lists are their roots, which begin with its own.
     return AzureStore(f"az://{account}/").list_containers()
 

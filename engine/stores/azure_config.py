@@ -182,6 +182,13 @@ def resolve_container(bucket: str, anew: bool = False) -> AzureSpec:
     return AzureSpec(root, account, container, *place, *who, ca_bundle, identity.source, sdk=sdk, slow_because=slow_because)
 
 
+def configured_account() -> str | None:
+    """Returns the account that the environment names, if any: for what asks about an account, and no container."""
+    if environment(*_STRING):
+        return parse_connection_string(_variable(_STRING) or "").account
+    return _variable(_ACCOUNT)
+
+
 def _find_identity(chain: _Chain, account: str, place: Place, string: ConnectionString | None, anew: bool) -> _Identity:
     owner = string.account if string else _variable(_ACCOUNT)
     is_given = bool(string.key or string.sas) if string else bool(environment(*_KEY, *_SAS))

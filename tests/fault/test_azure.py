@@ -256,9 +256,16 @@ def test_the_containers_of_an_account_are_listed_page_by_page(az: ScriptedServer
         text = f"<Containers><Container><Name>{name}</Name></Container></Containers><NextMarker>{marker}</NextMarker>"
         return Respond(200, {}, f"<EnumerationResults>{text}</EnumerationResults>".encode())
 
-    az.then(containers("a", "m"), containers("b", ""))
-    assert [found.uri for found in do(list_containers("az://account"))] == ["az://account/a/", "az://account/b/"]
-    assert [request.path for request in az.requests] == ["/account/"] * 2
+    for uri in ("az://account", "az://account/container/key", "az://"):
+        az.then(containers("a", "m"), containers("b", ""))
+        assert [found.uri for found in do(list_containers(uri))] == ["az://account/a/", "az://account/b/"]
+    assert {request.path for request in az.requests} == {"/account/"}
+
+
+def test_a_list_of_containers_needs_an_account(az: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT")
+    with pytest.raises(s3dlio.InvalidUriError):
+        s3dlio.list_containers("az://")
 
 
 def test_a_full_container_is_not_deleted(az: ScriptedServer) -> None:
