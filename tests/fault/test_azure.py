@@ -446,6 +446,17 @@ class TestTokens:
         assert secure.requests[-1].headers["authorization"] == "Bearer token-2"
         assert len(tokens.requests) == 2
 
+    def test_a2_a_token_that_is_refused_and_has_no_successor_is_a_final_refusal(self, secure: ScriptedServer, tokens: ScriptedServer) -> None:
+        ends = str(int(datetime.now(UTC).timestamp()) + 7200)
+        body = msgspec.json.encode({"access_token": "token-1", "expires_on": ends, "resource": "r", "token_type": "Bearer"})
+        tokens.script = lambda request: Respond(200, {"Content-Type": "application/json"}, body)
+        secure.script = lambda request: az_error(401, "InvalidAuthenticationInfo", {"Retry-After": "0"})
+        s3dlio.configure(max_attempts=50, backoff_initial_s=0.05)
+        with pytest.raises(s3dlio.PermissionDeniedError) as raised:
+            s3dlio.get(self.URI)
+        assert not isinstance(raised.value, s3dlio.ExpiredCredentialsError)
+        assert len(secure.requests) < 50
+
     def test_a1_a_token_without_a_role_is_refused_and_says_where_it_came_from(self, secure: ScriptedServer, tokens: ScriptedServer) -> None:
         secure.script = lambda request: az_error(403, "AuthorizationPermissionMismatch")
         with pytest.raises(s3dlio.PermissionDeniedError) as raised:
