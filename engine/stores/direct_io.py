@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from ..errors import DirectIOUnsupportedError
 from ..memory.segment import private_pages
+from .file_wire import check_regular
 
 _BUFFER_BYTES: Final = 1 << 20
 """Large enough that a disk is busy, small enough to stay in a processor's cache between the two copies."""
@@ -77,14 +78,17 @@ def open_direct(path: str, flags: int, mode: int = 0o666) -> int:
 
     Raises:
         DirectIOUnsupportedError: The file system refuses.
-        OSError: Anything else that it says.
+        IsADirectoryUriError, UnsupportedError: It is no file.
+        OSError: Anything else that the file system says.
     """
     try:
         return os.open(path, flags | os.O_DIRECT, mode)
     except OSError as error:
-        # What an open for the page cache would say instead is the better answer, if it says anything.
-        if error.errno != errno.EINVAL or (not flags & os.O_CREAT and not os.path.isfile(path)):
+        if error.errno != errno.EINVAL or flags & os.O_TMPFILE == os.O_TMPFILE:
             raise
+        if not flags & os.O_CREAT:
+            # Of what is no file, that is the better answer.
+            check_regular(os.stat(path), "")
         raise unsupported() from error
 
 

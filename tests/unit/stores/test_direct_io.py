@@ -258,6 +258,16 @@ def test_l7_the_alignment_is_what_the_kernel_says_or_a_page(
         os.close(fd)
 
 
+def test_what_is_no_file_is_said_to_be_none(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    (folder / "dir").mkdir()
+    for name, expected in (("fifo", s3dlio.UnsupportedError), ("dir", IsADirectoryError), ("missing", FileNotFoundError)):
+        with pytest.raises(expected) as raised:
+            s3dlio.get(f"direct://{folder}/{name}")
+        assert not isinstance(raised.value, s3dlio.DirectIOUnsupportedError)
+        assert raised.value.uri == f"direct://{folder}/{name}"  # type: ignore[attr-defined]
+
+
 def test_borrowers_have_a_buffer_each_and_few_are_kept() -> None:
     buffers = Buffers()
     with buffers.lend() as first, buffers.lend() as second:
