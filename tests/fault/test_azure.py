@@ -446,7 +446,7 @@ class TestTokens:
         assert secure.requests[-1].headers["authorization"] == "Bearer token-2"
         assert len(tokens.requests) == 2
 
-    def test_a2_a_token_that_is_refused_and_has_no_successor_is_a_final_refusal(self, secure: ScriptedServer, tokens: ScriptedServer) -> None:
+    def test_a2_a_refused_token_without_a_successor_is_refused_for_good(self, secure: ScriptedServer, tokens: ScriptedServer) -> None:
         ends = str(int(datetime.now(UTC).timestamp()) + 7200)
         body = msgspec.json.encode({"access_token": "token-1", "expires_on": ends, "resource": "r", "token_type": "Bearer"})
         tokens.script = lambda request: Respond(200, {"Content-Type": "application/json"}, body)
