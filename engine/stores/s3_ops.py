@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
-from ..errors import NotFoundError, ObjectChangedError, PermissionDeniedError, ProtocolError, S3dlioError
+from ..errors import ConfigurationError, NotFoundError, ObjectChangedError, PermissionDeniedError, ProtocolError, S3dlioError
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
 from ..fetch.sigv4 import Headers
@@ -135,6 +135,9 @@ class S3Operations:
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""
+        if not key:
+            # The same request without a key deletes the bucket.
+            raise ConfigurationError("an object needs a key", uri=self.root)
         try:
             yield from self._delete(key)
         except NotFoundError as error:

@@ -201,3 +201,11 @@ def test_k2_no_request_leaves_the_bucket(scripted: ScriptedServer, lane: str, ke
     s3dlio.delete(uri)
     assert [request.method for request in scripted.requests] == ["GET", "HEAD", "PUT", "DELETE"]
     assert {request.target for request in scripted.requests} == {target_of(key)}
+
+
+@pytest.mark.parametrize("uri", ["s3://../other/x", "s3://./x", "gs://../x", "memory://../x"])
+def test_k2_no_bucket_is_a_step_in_a_path(scripted: ScriptedServer, uri: str) -> None:
+    for verb in (s3dlio.get, s3dlio.delete, s3dlio.list):
+        with pytest.raises(s3dlio.InvalidUriError):
+            verb(uri)  # type: ignore[operator]
+    assert scripted.requests == []

@@ -500,3 +500,13 @@ def test_a_write_is_looked_at_where_that_is_wanted(said: ScriptedServer, verb: s
     put()
     with pytest.raises(s3dlio.TruncatedBodyError, match="4 bytes were written, and the object has 3"):
         put()
+
+
+def test_k2_a_deletion_without_a_key_never_reaches_the_bucket(said: ScriptedServer) -> None:
+    for operation in (opened("bucket").delete(""), opened("bucket").delete_many([""])):
+        try:
+            (error,) = perform(operation) or [None]
+        except s3dlio.ConfigurationError as raised:
+            error = raised
+        assert isinstance(error, s3dlio.ConfigurationError)
+    assert said.requests == []
