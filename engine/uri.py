@@ -69,7 +69,7 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     if not bucket:
         raise InvalidUriError(f"{scheme}:// needs a bucket: {scheme}://bucket/key", uri=clean(raw))
     # In the path of a request "." and ".." would name another place.
-    if bucket in (".", "..") or any(c <= " " or c in "?#%\\\x7f" for c in bucket):
+    if {".", ".."} & {*bucket.split("/")} or any(c <= " " or c in "?#%\\\x7f" for c in bucket):
         raise InvalidUriError(f"{clean(bucket)!r} cannot be the name of a bucket", uri=clean(raw))
     # A key is at most 1024 bytes; only a long one is worth encoding to count them.
     if len(key) > MAX_KEY_BYTES // 4 and len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:

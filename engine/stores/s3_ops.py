@@ -10,7 +10,14 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
-from ..errors import ConfigurationError, NotFoundError, ObjectChangedError, PermissionDeniedError, ProtocolError, S3dlioError
+from ..errors import (
+    ConfigurationError,
+    NotFoundError,
+    ObjectChangedError,
+    PermissionDeniedError,
+    ProtocolError,
+    S3dlioError,
+)
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
 from ..fetch.sigv4 import Headers
