@@ -52,7 +52,7 @@ def _as_bytes(view: memoryview, owner: Any) -> memoryview:
         # Of structures and complex numbers `cast` knows nothing.
         import numpy as np
 
-        return memoryview(np.frombuffer(view, np.uint8))
+        return np.frombuffer(view, np.uint8).data
 
 
 class _TensorMemory:
@@ -76,4 +76,4 @@ def _of_tensor(tensor: Any) -> memoryview:
         raise TypeError("the memory of this tensor is not contiguous")
     import numpy as np
 
-    return memoryview(np.asarray(_TensorMemory(tensor)) if tensor.nbytes else bytearray())
+    return np.asarray(_TensorMemory(tensor)).data if tensor.nbytes else memoryview(bytearray())

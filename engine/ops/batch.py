@@ -66,7 +66,7 @@ def put_many(
     return end_puts(outcomes, is_returned)
 
 
-def pairs_of(items: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def pairs_of(items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """Yields the items of `put_many`, checked as they come.
 
     Raises:

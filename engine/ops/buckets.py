@@ -79,7 +79,7 @@ def bucket_uri(name: str) -> str:
     Raises:
         ConfigurationError: It names an object.
     """
-    uri = name if isinstance(name, str) and "://" in name else f"s3://{name}"
+    uri = name if "://" in name else f"s3://{name}"
     parts = parse_uri(uri)
     if parts.key and parts.scheme not in FILE_SCHEMES:
         raise ConfigurationError(f"this is no bucket but an object: {parts.key!r} stands behind its name", uri=uri)
