@@ -222,6 +222,29 @@ def test_u3_a_create_only_put_meets_another_object(google: ScriptedServer) -> No
     assert isinstance(raised.value, FileExistsError)
 
 
+def test_u3_a_create_only_upload_is_refused_when_it_begins_or_when_it_ends(google: ScriptedServer) -> None:
+    refusal = gcs_error(412, "conditionNotMet")
+    google.then(refusal)
+    with pytest.raises(s3dlio.AlreadyExistsError):
+        upload_of(create_only=True)
+    google.then(begun, refusal, document({"size": "3", "generation": "1"}))
+    upload = upload_of(create_only=True)
+    do(upload.put_part(0, memoryview(b"data"), True))
+    with pytest.raises(s3dlio.AlreadyExistsError):
+        do(upload.complete())
+
+
+def test_u3_a_create_only_upload_whose_last_answer_was_lost_knows_its_own_object(google: ScriptedServer) -> None:
+    google.then(begun)
+    upload = upload_of(create_only=True)
+    about = json.loads(google.requests[0].body)
+    do(upload.put_part(0, memoryview(b"data"), True))
+    google.then(close_before_headers(), gcs_error(412, "conditionNotMet"), resource("dir/key", b"data", metadata=about["metadata"]))
+    do(upload.complete())
+    do(upload.abort())
+    assert google.requests[-1].method == "GET"
+
+
 def test_a_long_put_goes_by_a_session_in_one_piece(google: ScriptedServer) -> None:
     data = DATA * 20
     google.then(begun, resource("dir/key", data))
