@@ -59,11 +59,12 @@ class NewFile:
         self._temporary: str | None = None
         """The name to be taken away again, if it has that: it is noted before it is given."""
         self._is_nameless = True
-        self._folder = os.path.dirname(path) or "/"
+        self._folder = os.path.dirname(path) or "."
         mode = _check_target(path, create_only)
-        make_directories(self._folder)
         try:
-            self._open()
+            with self._explained():
+                make_directories(self._folder)
+                self._open()
             if mode is not None:
                 os.fchmod(self.fd, mode)
         except BaseException:
@@ -102,19 +103,8 @@ class NewFile:
         with self._explained():
             os.ftruncate(self.fd, size)
             os.fsync(self.fd)
-        if self._create_only:
-            try:
-                self._link(self.path)
-            except FileExistsError:
-                raise AlreadyExistsError("there is a file already") from None
-        else:
-            if self._is_nameless:
-                self._temporary = _temporary_name(self._folder)
-                self._link(self._temporary)
-            assert self._temporary is not None
-            os.rename(self._temporary, self.path)
-            self._temporary = None
-        sync_directory(self._folder)
+            self._give_name()
+            sync_directory(self._folder)
 
     def close(self) -> None:
         """Lets go of the file; what was not committed is gone. May be called again."""
@@ -154,6 +144,20 @@ class NewFile:
     def _own_name(self) -> str:
         return f"/proc/self/fd/{self.fd}"
 
+    def _give_name(self) -> None:
+        if self._create_only:
+            try:
+                self._link(self.path)
+            except FileExistsError:
+                raise AlreadyExistsError("there is a file already") from None
+        else:
+            if self._is_nameless:
+                self._temporary = _temporary_name(self._folder)
+                self._link(self._temporary)
+            assert self._temporary is not None
+            os.rename(self._temporary, self.path)
+            self._temporary = None
+
     def _link(self, name: str) -> None:
         """Gives the file a name that nothing has."""
         if self._is_nameless:
@@ -176,11 +180,15 @@ class NewFile:
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
-            found = os.statvfs(self._folder)
+            folder = self._folder
+            while not os.path.isdir(folder):
+                folder = os.path.dirname(folder) or "."
+            found = os.statvfs(folder)
             # What it has taken itself is free again in a moment.
-            free = found.f_bavail * found.f_frsize + 512 * os.fstat(self.fd).st_blocks
+            taken = 512 * os.fstat(self.fd).st_blocks if self.fd >= 0 else 0
             raise NoSpaceError(
-                f"{os.strerror(error.errno)}: {free} bytes were free in {self._folder}; what stood there before still does"
+                f"{os.strerror(error.errno)}: {found.f_bavail * found.f_frsize + taken} bytes were free in {folder}; "
+                "what stood there before still does"
             ) from error
 
 
@@ -269,7 +277,7 @@ def make_directories(path: str) -> None:
     path = path.rstrip("/") or "/"
     if os.path.isdir(path):
         return
-    above = os.path.dirname(path) or "/"
+    above = os.path.dirname(path) or "."
     make_directories(above)
     try:
         os.mkdir(path)
@@ -281,9 +289,13 @@ def make_directories(path: str) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Has the names in a directory reach the disk."""
+    """Has the names in a directory reach the disk, where the file system does that for directories."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        # Source: fsync(2). Such file systems keep their names by themselves, or not at all.
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(fd)

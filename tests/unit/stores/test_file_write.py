@@ -372,6 +372,37 @@ def test_l1_a_full_disk_is_an_error_that_names_the_free_space_and_leaves_the_tar
     assert os.listdir(tmp_path) == ["key"]
 
 
+@pytest.mark.parametrize("step", ["mkdir", "link", "rename"])
+def test_l1_a_disk_without_room_for_names_is_full_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def refuse(*args: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, step, refuse)
+    with pytest.raises(s3dlio.NoSpaceError, match=r"\d+ bytes were free in /"):
+        do(FileStore().put(f"{tmp_path}/{'dir/' if step == 'mkdir' else ''}key", memoryview(NEW)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("code", "is_error"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_l2_a_directory_that_cannot_be_synced_is_an_error_unless_there_is_no_such_thing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_error: bool
+) -> None:
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if is_error:
+        with pytest.raises(RequestRejectedError, match="Input/output error"):
+            do(FileStore().put(f"{tmp_path}/key", memoryview(NEW)))
+    else:
+        do(FileStore().put(f"{tmp_path}/key", memoryview(NEW)))
+    assert (tmp_path / "key").read_bytes() == NEW
+
+
 def test_l1_the_kernel_says_that_a_device_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_full(self: NewFile) -> None:
         self.fd = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
