@@ -159,6 +159,7 @@ class SdkLane:
     def begin(self, fetch: Fetch) -> None:
         """Makes an attempt."""
         job = self._jobs[fetch] = _Job(fetch)
+        work: Callable[[], Any]
         if isinstance(fetch, Call) and fetch.payload is not None:
             job.loan = Loan(fetch.payload)
             work = partial(fetch.call, job.loan)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -110,7 +110,7 @@ class InlineFetcher:
 
     def run_many(
         self, operations: Iterable[tuple[K, Operation[T]]], max_in_flight: int
-    ) -> Iterator[tuple[K, T | S3dlioError]]:
+    ) -> Generator[tuple[K, T | S3dlioError], None, None]:
         """Drives operations side by side, at most `max_in_flight` at once, each begun when there is room for it.
 
         Whoever stops asking ends what is under way: the connections are closed, and the rest is never begun.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     ConfigurationError,
@@ -26,6 +26,9 @@ from .base import Operation
 from .s3_sums import Sums
 from .s3_write import IF_NEW, WRITE_ID, exists_already, knows_conditions, new_write_id
 from .s3_xml import ListPage, error_from_response, parse_list_page
+
+if TYPE_CHECKING:
+    from ..fetch.sdk_lane import Call
 
 Params = tuple[tuple[str, str], ...]
 
@@ -130,7 +133,7 @@ class S3Operations:
             return False
         return head.get(WRITE_ID.encode()) == write_id
 
-    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Fetch:
+    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Exchange | Call:
         """Returns a request that sends an object, or a part of one; `answer` has the head of what comes."""
         make = partial(self.wire.put, key, params, headers, len(data), self.wire.payload_hash(data))
         return Exchange(None, self.root + key, self.wire, "PUT", make, payload=data)

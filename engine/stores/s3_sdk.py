@@ -242,7 +242,7 @@ class S3SdkOperations(S3Operations):
         call.check = lambda done: take(done.result[DOCUMENT])
         return call
 
-    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Fetch:
+    def writing(self, key: str, data: memoryview, headers: Headers, params: Params = ()) -> Call:
         """As `S3Operations.writing`."""
         uri = self.root + key
         given: dict[str, Any] = {**self.wire.setup.reads, "Key": key, **sdk_arguments(headers)}
@@ -256,7 +256,8 @@ class S3SdkOperations(S3Operations):
                 loan.seek(0)
                 # Where awscrt signs, it prints a traceback of its own for what a read raises.
                 loan.ends_quietly = True
-                return client.upload_part(**given, Body=loan) if params else client.put_object(**given, Body=loan)
+                body = cast("Any", loan)
+                return client.upload_part(**given, Body=body) if params else client.put_object(**given, Body=body)
 
             return self.wire.request(uri, ask)
 

@@ -98,7 +98,8 @@ class S3Upload:
         """As `Upload.put_part`."""
         del is_last  # S3 learns that from `complete`
         algorithm = self._algorithm
-        value, sums = 0, ()
+        value = 0
+        sums: Headers = ()
         if algorithm is not None:
             value = sum_function(algorithm)(data, 0)
             sums = ((f"x-amz-checksum-{algorithm}", encode_sum(algorithm, value)),)
