@@ -13,7 +13,7 @@ from typing import Final
 
 from ..errors import ConnectFailedError
 
-_MAX_THREADS: Final = 64
+MAX_THREADS: Final = 64
 _IDLE_S: Final = 5.0
 
 Work = Callable[[], None]
@@ -50,7 +50,7 @@ def _take(crew: _Crew, work: Work) -> bool:
     with crew.lock:
         if crew.is_ended:
             return False
-        if crew.num_free <= 0 and crew.num_threads < _MAX_THREADS:
+        if crew.num_free <= 0 and crew.num_threads < MAX_THREADS:
             try:
                 threading.Thread(target=_serve, args=(crew,), name="s3dlio-sdk", daemon=True).start()
             except RuntimeError as error:

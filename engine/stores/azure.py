@@ -7,7 +7,15 @@ from typing import Any
 
 import msgspec
 
-from ..errors import AlreadyExistsError, AuthenticationError, InvalidUriError, NotFoundError, ProtocolError, S3dlioError
+from ..errors import (
+    AlreadyExistsError,
+    AuthenticationError,
+    InvalidUriError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    S3dlioError,
+)
 from ..types import Container, ObjectInfo
 from .azure_config import AzureSpec, configured_account, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
@@ -103,8 +111,8 @@ class AzureStore:
             # It decides at the end; but nobody sends all parts of an object that is there.
             try:
                 yield from self._lane.stat(key)
-            except NotFoundError:
-                pass
+            except (NotFoundError, PermissionDeniedError):
+                pass  # who may not read is told at the end
             else:
                 raise AlreadyExistsError("there is such an object already", uri=self.root + key)
         return AzureUpload(self._lane, key, create_only)

@@ -171,7 +171,7 @@ def resolve_container(bucket: str, anew: bool = False) -> AzureSpec:
         with chain.lock:
             check_names(account, container)
             string = parse_connection_string(_variable(_STRING) or "") if environment(*_STRING) else None
-            place = find_place(account, (string and string.endpoint) or _variable(_ENDPOINT))
+            place = find_place(account, _find_endpoint(string))
             identity = _find_identity(chain, account, place, string, anew)
     except S3dlioError as error:
         error.uri = error.uri or root
@@ -187,6 +187,13 @@ def configured_account() -> str | None:
     if environment(*_STRING):
         return parse_connection_string(_variable(_STRING) or "").account
     return _variable(_ACCOUNT)
+
+
+def _find_endpoint(string: ConnectionString | None) -> str | None:
+    """Returns the endpoint that is configured: what a connection string names comes first, what it only implies comes last."""
+    if string is not None and string.has_endpoint:
+        return string.endpoint
+    return _variable(_ENDPOINT) or (None if string is None else string.endpoint)
 
 
 def _find_identity(chain: _Chain, account: str, place: Place, string: ConnectionString | None, anew: bool) -> _Identity:

@@ -47,6 +47,8 @@ class ConnectionString(msgspec.Struct, frozen=True):
     key: str | None
     sas: str | None
     endpoint: str | None
+    has_endpoint: bool = True
+    """Whether it names the endpoint itself, and not only the account."""
 
     def __repr__(self) -> str:
         return f"ConnectionString({self.account!r})"
@@ -130,7 +132,8 @@ def _read_pairs(text: str) -> ConnectionString | None:
         return ConnectionString(DEV_ACCOUNT, DEV_KEY, None, found.get("blobendpoint") or _DEV_URL)
     account, endpoint = found.get("accountname"), found.get("blobendpoint")
     sas = found.get("sharedaccesssignature")
+    has_endpoint = endpoint is not None
     if endpoint is None and account is not None:
         suffix = found.get("endpointsuffix") or PUBLIC_SUFFIX
         endpoint = f"{found.get('defaultendpointsprotocol') or 'https'}://{account}.blob.{suffix}"
-    return ConnectionString(account, found.get("accountkey") or None, sas or None, endpoint)
+    return ConnectionString(account, found.get("accountkey") or None, sas or None, endpoint, has_endpoint)

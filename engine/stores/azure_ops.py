@@ -16,7 +16,14 @@ import secrets
 from functools import partial
 from typing import Any, Final
 
-from ..errors import AlreadyExistsError, NotFoundError, ProtocolError, RequestRejectedError, StoreTimeoutError
+from ..errors import (
+    AlreadyExistsError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProtocolError,
+    RequestRejectedError,
+    StoreTimeoutError,
+)
 from ..fetch.checksums import sum_function
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange
@@ -98,7 +105,8 @@ class AzureOperations:
     def _is_ours(self, key: str, tag: str) -> Operation[bool]:
         try:
             head = yield from self._head(key)
-        except NotFoundError:
+        except (NotFoundError, PermissionDeniedError):
+            # Who may write and not read, as by some SAS tokens, cannot know.
             return False
         return head.get(_TAG.encode()) == tag
 
@@ -119,8 +127,9 @@ class AzureOperations:
         made = yield from self._create(key, (("comp", "blocklist"),), headers, document, create_only)
         try:
             head = yield from self._head(key)
-        except NotFoundError:
-            return  # deleted by others meanwhile
+        except (NotFoundError, PermissionDeniedError):
+            # Deleted by others meanwhile; or who may write and not read, as by some SAS tokens, trusts the blocks' CRC64.
+            return
         if head.length != num_bytes and (made is None or made.etag == head.etag):
             raise ProtocolError(f"the object has {head.length} bytes, and {num_bytes} were sent", uri=self.root + key)
 

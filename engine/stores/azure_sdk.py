@@ -37,6 +37,7 @@ from ..fetch.http1 import ResponseHead, parse_head
 from ..fetch.sdk_lane import Call, Stream
 from ..fetch.shared_key import Pairs, check_headers
 from ..fetch.sigv4 import encode_key, encode_query
+from ..fetch.threads import MAX_THREADS
 from .azure_config import AzureSpec
 from .azure_ops import AzureOperations
 from .azure_wire import (
@@ -281,6 +282,7 @@ def _make_client(spec: AzureSpec) -> BlobServiceClient:
     log_slow_lane(spec.root, spec.slow_because)
     try:
         from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
+        from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import BlobServiceClient
     except ImportError:
         raise MissingExtraError(
@@ -293,16 +295,19 @@ def _make_client(spec: AzureSpec) -> BlobServiceClient:
         credential = AzureSasCredential(spec.sas)
     elif spec.token is not None:
         credential = _Token(spec.token, spec.expires_at_s or 0.0)
-    return BlobServiceClient(
-        f"{_base_url(spec)}{spec.path}/",
-        credential,
-        retry_total=0,
-        permit_redirects=False,
+    transport: Any = RequestsTransport(
         use_env_settings=False,
-        proxies=options.proxies,
         connection_timeout=options.connect_timeout_s,
         read_timeout=options.read_timeout_s,
         connection_verify=spec.ca_bundle or True,
+    )
+    # Opened before the threads come, and with a connection for each of them: requests keeps ten, and warns of every other.
+    transport.open()
+    for adapter in transport.session.adapters.values():
+        adapter.init_poolmanager(1, MAX_THREADS)
+    url = f"{_base_url(spec)}{spec.path}/"
+    return BlobServiceClient(
+        url, credential, transport=transport, retry_total=0, permit_redirects=False, proxies=options.proxies
     )
 
 

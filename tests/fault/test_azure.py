@@ -185,6 +185,23 @@ def test_u5_a_create_only_write_leaves_the_object_of_another(az: ScriptedServer,
         do(store.put(key, memoryview(b"data"), create_only=True))
 
 
+def test_who_may_write_and_not_read_writes_all_the_same(az: ScriptedServer) -> None:
+    az.script = lambda request: az_error(403, "AuthorizationPermissionMismatch") if request.method == "HEAD" else Respond(201, HEAD)
+    store, key = locate(ROOT + "key")
+    upload = do(store.begin_upload(key, create_only=True))
+    do(upload.put_part(0, memoryview(b"data"), True))
+    do(upload.complete())
+    az.script = lambda request: az_error(*((403, "AuthorizationFailure") if request.method == "HEAD" else (409, "BlobAlreadyExists")))
+    with pytest.raises(s3dlio.AlreadyExistsError):
+        do(store.put(key, memoryview(b"data"), create_only=True))
+
+
+def test_many_threads_have_a_connection_each(az: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
+    az.script = lambda request: answer(b"data")
+    assert all(bytes(view) == b"data" for view in s3dlio.get_many([ROOT + "key"] * 200, max_in_flight=32))
+    assert "pool is full" not in caplog.text
+
+
 def test_i3_bytes_that_changed_on_the_way_are_sent_again(az: ScriptedServer) -> None:
     az.then(az_error(400, "Crc64Mismatch"), Respond(201, HEAD))
     s3dlio.put_bytes(ROOT + "key", b"Hello World!")

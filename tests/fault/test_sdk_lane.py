@@ -485,7 +485,7 @@ def test_p10_a_forked_child_shares_no_connection_of_the_client(slow: ObjectServe
 
 
 def test_a_put_that_was_given_up_is_not_made_later(slow: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_MAX_THREADS", 2)
+    monkeypatch.setattr(threads, "MAX_THREADS", 2)
     s3dlio.configure(first_byte_timeout_s=20, silence_timeout_s=20, deadline_s=1)
     over = threading.Event()
     slow.faults[PATH] = [stall_before_headers(over)] * 2

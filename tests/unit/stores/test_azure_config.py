@@ -119,10 +119,17 @@ def test_a_key_comes_before_a_sas_and_a_connection_string_before_both(env: SetEn
     assert (found.sas, found.account_key, found.host) == (SAS, None, "account.blob.core.usgovcloudapi.net")
 
 
+def test_the_endpoint_of_a_connection_string_comes_before_the_variable_and_the_implied_one_behind_it(env: SetEnv) -> None:
+    env(ENDPOINT="http://127.0.0.1:10000", CONNECTION_STRING=f"AccountName=account;AccountKey={KEY}")
+    assert resolve_container("account/c").port == 10000
+    env(CONNECTION_STRING=f"AccountName=account;AccountKey={KEY};BlobEndpoint=http://127.0.0.1:10001/account")
+    assert resolve_container("account/c").port == 10001
+
+
 def test_a_connection_string_is_read_as_the_portal_writes_it() -> None:
     text = f"DefaultEndpointsProtocol=https;AccountName=account;AccountKey={DEV_KEY};EndpointSuffix=core.windows.net;"
     found = parse_connection_string(text)
-    assert found == ConnectionString("account", DEV_KEY, None, "https://account.blob.core.windows.net")
+    assert found == ConnectionString("account", DEV_KEY, None, "https://account.blob.core.windows.net", has_endpoint=False)
     assert DEV_KEY not in repr(found)
     found = parse_connection_string("UseDevelopmentStorage=true")
     assert found == ConnectionString("devstoreaccount1", DEV_KEY, None, "http://127.0.0.1:10000/devstoreaccount1")
@@ -200,12 +207,24 @@ def test_missing_azure_identity_is_named_where_it_is_needed(env: SetEnv, monkeyp
     assert resolve_container("account/container").account_key == KEY
 
 
+def test_the_sdk_lane_names_the_extra_it_needs(env: SetEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    env(ENDPOINT="http://127.0.0.1:1", KEY=KEY)
+    s3dlio.configure(fast_lane=False, max_attempts=1)
+    _without(monkeypatch, "azure")
+    with pytest.raises(MissingExtraError) as raised:
+        s3dlio.get("az://account/container/key")
+    assert 'pip install "s3dlio-shm[azure]"' in str(raised.value)
+    assert raised.value.uri == "az://account/container/key"
+    s3dlio.shutdown()
+
+
 def _without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """Has imports of a package fail, as where it is not installed."""
     real = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == package:
+        is_relative = len(args) > 3 and args[3] > 0
+        if name.partition(".")[0] == package and not is_relative:
             raise ImportError(name)
         return real(name, *args, **kwargs)
 
