@@ -191,6 +191,39 @@ def test_a_server_without_crc64nvme_is_sent_crc32c_of_each_part(store: WriteServ
     assert "x-amz-checksum-crc32c" not in end.headers
 
 
+def elsewhere(request: Request) -> Handler | None:
+    """Says to whoever signs for us-east-1 that the bucket is in another region."""
+    if "/us-east-1/s3/" in request.headers["authorization"]:
+        return s3_error(301, "PermanentRedirect", {"x-amz-bucket-region": "eu-west-3"})
+    return None
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_n16_writes_go_to_the_region_that_the_bucket_is_in(store: WriteServer, is_new: bool) -> None:
+    store.faults.append(elsewhere)
+    s3dlio.put_bytes(URI, DATA, if_none_match=is_new)
+    s3dlio.put_bytes("s3://bucket/short", DATA[:1000], if_none_match=is_new)
+    assert store.objects[PATH].data == DATA
+    assert store.objects["/bucket/short"].data == DATA[:1000]
+    # Once it is known, nobody asks in the wrong region.
+    assert sum("/us-east-1/s3/" in request.headers["authorization"] for request in store.requests) <= 3
+
+
+def test_whoever_pays_and_a_customer_key_go_with_every_request_of_a_write(
+    store: WriteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+    monkeypatch.setenv("S3DLIO_SSE_CUSTOMER_KEY", key)
+    s3dlio.configure(s3_requester_pays=True)
+    s3dlio.put_bytes(URI, DATA)
+    s3dlio.put_bytes("s3://bucket/short", DATA[:1000])
+    assert store.objects[PATH].data == DATA
+    assert all(request.headers["x-amz-request-payer"] == "requester" for request in store.requests)
+    told = {name_of(request) for request in store.requests if request.headers.get("x-amz-server-side-encryption-customer-key") == key}
+    # The end of an upload needs none. Source: API reference, CompleteMultipartUpload.
+    assert told >= {"POST begin", *PARTS, "HEAD", "PUT"}
+
+
 # What fails.
 
 

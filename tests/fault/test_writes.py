@@ -246,6 +246,7 @@ def says(answer: Respond, *, ends: bool) -> Early:
             connection.finish()
         else:
             connection.wait_for(threading.Event())
+            connection.is_open = False
 
     return early
 
@@ -301,6 +302,44 @@ def test_n17_an_interim_answer_does_not_stop_the_upload(early: EarlyServer) -> N
     early.answers.append(says_102)
     s3dlio.put_bytes(URI, LONG)
     assert early.bodies == [LONG]
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_n17_so_it_is_under_tls(
+    status: int, authority: Authority, s3_env: PointAt, quick_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3dlio.configure(multipart_above_bytes="64MiB", first_byte_timeout_s=10, silence_timeout_s=10, deadline_s=60)
+    answer = s3_error(status, "AccessDenied" if status == 403 else "ServiceUnavailable")
+    with TlsEarlyServer(authority, [says(answer, ends=False), takes_it]) as server:
+        s3_env(f"https://127.0.0.1:{server.port}")
+        monkeypatch.setenv("AWS_CA_BUNDLE", authority.bundle)
+        if status == 403:
+            with pytest.raises(s3dlio.PermissionDeniedError):
+                s3dlio.put_bytes(URI, LONG)
+            assert server.bodies == []
+        else:
+            s3dlio.put_bytes(URI, LONG)
+            assert server.bodies == [LONG]
+        s3dlio.shutdown()
+
+
+class TlsEarlyServer(EarlyServer):
+    """Does so under TLS."""
+
+    def __init__(self, authority: Authority, answers: list[Early]) -> None:
+        self._context = authority.context("127.0.0.1")
+        super().__init__(answers)
+
+    def serve(self, sock: socket.socket, number: int) -> None:
+        """Shakes hands, and serves."""
+        wrapped = self._context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=True)
+        self.adopt(wrapped)
+        try:
+            super().serve(wrapped, number)
+        except OSError as error:
+            raise ConnectionError("the client hung up") from error
+        finally:
+            self.release(wrapped)
 
 
 # Servers that take nothing more, and callers who leave.
