@@ -22,6 +22,7 @@ from ..errors import (
     ProtocolError,
     RequestRejectedError,
     S3dlioError,
+    UnsupportedError,
 )
 from ..types import Container, ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
@@ -191,6 +192,8 @@ class S3Store:
             if (head.length or 0) <= MAX_COPY_BYTES:
                 raise
             yield from self._by_lane(lambda lane: copy_in_parts(lane, key, source.bucket, source_key, head))
+        except UnsupportedError:
+            return False  # a server that speaks like S3, but not that
         return True
 
     def make_prefix(self, key: str) -> Operation[None]:

@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from ..errors import ConfigurationError, NotFoundError, ProtocolError, RequestRejectedError, S3dlioError
+from ..errors import (
+    ConfigurationError,
+    NotFoundError,
+    ProtocolError,
+    RequestRejectedError,
+    S3dlioError,
+    UnsupportedError,
+)
 from ..fetch.request import Exchange
 from ..fetch.sigv4 import Headers, encode_key
 from ..types import Container, PendingUpload
@@ -46,10 +53,12 @@ class S3RareOperations(S3Operations):
         if batch.left:
             try:
                 yield from self._delete_batch(batch)
+            except UnsupportedError:
+                pass  # a server that speaks like S3, but not that; each goes by itself below
             except S3dlioError as error:
                 batch.give_up(error)
         for key in dict.fromkeys(keys):
-            if key and not fits_xml(key):
+            if key not in batch.results:
                 batch.results[key] = yield from self._delete_one(key)
         return [batch.results[key] for key in keys]
 

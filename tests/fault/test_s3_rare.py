@@ -107,6 +107,21 @@ def test_a_thousand_go_by_one_request_and_none_by_none(said: ScriptedServer) -> 
     assert "content-md5" in request.headers or any(name.startswith("x-amz-checksum-") for name in request.headers)
 
 
+def test_a_server_without_such_a_request_deletes_one_by_one(said: ScriptedServer) -> None:
+    said.script = lambda request: s3_error(501, "NotImplemented") if request.method == "POST" else Respond(204)
+    assert perform(opened("bucket").delete_many(["a", "b", "a"])) == [None] * 3
+    assert [(request.method, request.path.rstrip("/")) for request in said.requests] == [
+        ("POST", "/bucket"),
+        ("DELETE", "/bucket/a"),
+        ("DELETE", "/bucket/b"),
+    ]
+
+
+def test_a_server_without_copies_is_no_error(said: ScriptedServer) -> None:
+    said.then(s3_error(501, "NotImplemented"))
+    assert perform(opened("bucket").copy("k", opened("source"), "k")) is False
+
+
 def test_a_key_that_xml_cannot_hold_goes_by_a_request_of_its_own(said: ScriptedServer) -> None:
     said.then(result(["a&amp;b"]), Respond(204), s3_error(403, "AccessDenied"))
     found = perform(opened("bucket").delete_many(["a&b", "bell\x07", "nul\ufffe"]))

@@ -250,7 +250,7 @@ def error_body(code: str, message: str = "why", request_id: str = "RID") -> byte
         (503, "SlowDown", errors.ThrottledError),
         (503, "ServiceUnavailable", errors.ServerError),
         (500, "InternalError", errors.ServerError),
-        (501, "NotImplemented", errors.ServerError),
+        (501, "NotImplemented", errors.UnsupportedError),
         (408, "RequestTimeout", errors.ServerError),
         (400, "RequestTimeout", errors.ServerError),
         (405, "MethodNotAllowed", errors.RequestRejectedError),
