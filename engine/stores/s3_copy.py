@@ -101,8 +101,7 @@ def _check_ended(document: bytes, uri: str) -> None:
 def _kept(head: ResponseHead, write_id: str) -> Headers:
     """Returns what the copy is to have of the source."""
     found = {name: value for name in _KEPT if (value := head.get(name.encode()))}
-    for name, value in head.headers.items():
-        if name.startswith(_METADATA):
-            # As it came: metadata that is no ASCII is bytes of UTF-8 on the wire.
-            found[name.decode("latin-1")] = value.decode("utf-8", "replace")
+    # As it came: what is no ASCII is bytes of UTF-8 on the wire.
+    metadata = {name: text for name, text in head.headers.items() if name.startswith(_METADATA)}
+    found |= {name.decode("latin-1"): text.decode("utf-8", "replace") for name, text in metadata.items()}
     return tuple((found | {WRITE_ID: write_id}).items())
