@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -24,6 +23,7 @@ from ..config import environment, settings
 from ..errors import AuthenticationError, ConfigurationError, MissingExtraError, S3dlioError
 from .azure_endpoint import ConnectionString, Place, check_names, find_place, parse_connection_string
 from .quiet import quiet
+from .surroundings import find_certificates, find_proxy
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -177,7 +177,7 @@ def resolve_container(bucket: str, anew: bool = False) -> AzureSpec:
         error.uri = error.uri or root
         raise
     sdk, slow_because = _find_lane(place)
-    ca_bundle = _find_certificates() if place.scheme == "https" else None
+    ca_bundle = find_certificates() if place.scheme == "https" else None
     who = (identity.account_key, identity.sas, identity.token, identity.expires_at_s)
     return AzureSpec(root, account, container, *place, *who, ca_bundle, identity.source, sdk=sdk, slow_because=slow_because)
 
@@ -287,45 +287,15 @@ def _check_sas(sas: str) -> str:
 
 def _find_lane(place: Place) -> tuple[AzureSdkOptions, str | None]:
     limits = settings()
-    proxies = _find_proxies(place)
+    proxy = find_proxy(place.scheme, place.host)
     slow_because = None
     if not limits.fast_lane:
         slow_because = "fast_lane is switched off"
-    elif place.scheme in proxies:
+    elif proxy is not None:
         slow_because = f"a proxy is configured for {place.scheme}"
     read_s = max(limits.first_byte_timeout_s, limits.silence_timeout_s)
+    proxies = {} if proxy is None else {place.scheme: proxy}
     return AzureSdkOptions(proxies, limits.connect_timeout_s, read_s), slow_because
-
-
-def _find_proxies(place: Place) -> dict[str, str]:
-    """Returns the proxies of the environment, if this place is to be reached by one."""
-    if not environment("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        return {}
-    from urllib.request import getproxies_environment, proxy_bypass
-
-    if proxy_bypass(f"{place.host}:{place.port}"):
-        return {}
-    found = getproxies_environment()
-    everything = found.get("all")
-    wanted = {scheme: found.get(scheme) or everything for scheme in ("http", "https")}
-    return {scheme: url for scheme, url in wanted.items() if url}
-
-
-def _find_certificates() -> str | None:
-    """Returns what `REQUESTS_CA_BUNDLE` names, which the SDK honours too; None for the system's; certifi's where it has none."""
-    import ssl
-
-    given = _variable(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
-    if given:
-        return given
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
-        return None
-    with contextlib.suppress(ImportError):
-        import certifi
-
-        return certifi.where()
-    return None
 
 
 def _variable(names: tuple[str, ...]) -> str | None:

@@ -28,6 +28,7 @@ from ..errors import AuthenticationError, ConfigurationError, MissingExtraError
 from .quiet import quiet
 from .renewal import Renewal
 from .s3_endpoint import Endpoint, parse_endpoint
+from .surroundings import find_certificates, find_proxy
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -168,7 +169,7 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
         MissingExtraError: google-auth is needed, and not installed.
     """
     root = f"gs://{bucket}/" if bucket else "gs://"
-    named = environment(*_ENDPOINTS, *_PROJECTS, _KEY_FILE, "REQUESTS_CA_BUNDLE")
+    named = environment(*_ENDPOINTS, *_PROJECTS, _KEY_FILE)
     endpoint = _read_endpoint(named)
     if endpoint is not None and (endpoint.scheme == "http" or "GCS_ENDPOINT_URL" not in named) and _KEY_FILE not in named:
         identity = _ANONYMOUS
@@ -180,7 +181,7 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
     limits = settings()
     host = f"[{place.host}]" if ":" in place.host else place.host
     is_default_port = place.port == {"http": 80, "https": 443}[place.scheme]
-    proxy = _find_proxy(place)
+    proxy = find_proxy(place.scheme, place.host)
     return GcsSpec(
         root=root,
         scheme=place.scheme,
@@ -190,7 +191,7 @@ def resolve_bucket(bucket: str, refused: GcsSpec | None = None) -> GcsSpec:
         path_prefix=place.path.removesuffix(_API),
         headers=identity.headers,
         expires_at_s=identity.expires_at_s,
-        ca_bundle=_find_certificates(named) if place.scheme == "https" else None,
+        ca_bundle=find_certificates() if place.scheme == "https" else None,
         source=identity.source,
         is_google=endpoint is None or place.host.endswith(f".{identity.universe}"),
         project=next((named[name] for name in _PROJECTS if name in named), identity.project),
@@ -218,30 +219,6 @@ def _read_endpoint(named: dict[str, str]) -> Endpoint | None:
             except ConfigurationError as error:
                 raise ConfigurationError(f"{name}: {error.message}") from None
     return None
-
-
-def _find_certificates(named: dict[str, str]) -> str | None:
-    """Returns what `REQUESTS_CA_BUNDLE` names, None for the system's certificates, or certifi's where it has none."""
-    import ssl
-
-    if "REQUESTS_CA_BUNDLE" in named:
-        return named["REQUESTS_CA_BUNDLE"]
-    paths = ssl.get_default_verify_paths()
-    if paths.cafile or (paths.capath and os.listdir(paths.capath)):
-        return None
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return certifi.where()
-
-
-def _find_proxy(place: Endpoint) -> str | None:
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
-    url = proxies.get(place.scheme) or proxies.get("all")
-    return None if not url or proxy_bypass(place.host) else url
 
 
 def _identify(chain: _Chain, key_file: str | None, root: str, refused: GcsSpec | None) -> _Identity:
