@@ -260,6 +260,7 @@ def test_u1_an_interrupt_aborts(store: WriteServer) -> None:
     def interrupt(_request: Request, connection: Connection) -> None:
         signal.pthread_kill(main, signal.SIGINT)
         connection.wait_for(threading.Event())
+        connection.is_open = False
 
     store.faults.append(answered("PUT part 3", interrupt))
     with pytest.raises(KeyboardInterrupt):

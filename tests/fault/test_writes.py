@@ -516,6 +516,7 @@ def test_an_interrupted_write_leaves_no_connection_behind(early: EarlyServer) ->
     def interrupts(connection: Connection, _length: int) -> None:
         signal.pthread_kill(main, signal.SIGINT)
         connection.wait_for(threading.Event())
+        connection.is_open = False
 
     early.answers += [interrupts, takes_it]
     with pytest.raises(KeyboardInterrupt):
