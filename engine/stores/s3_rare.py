@@ -69,14 +69,12 @@ class S3RareOperations(S3Operations):
             return error
         return None
 
-    def copy(self, key: str, source_bucket: str, source_key: str) -> Operation[bool]:
-        """Copies an object of a bucket that the same identity reaches at the same endpoint.
-
-        Returns:
-            Whether it was possible; False where the object is longer than one request can copy.
+    def copy(self, key: str, source_bucket: str, source_key: str) -> Operation[None]:
+        """Copies an object of a bucket that the same identity reaches at the same endpoint, by one request.
 
         Raises:
             NotFoundError: There is no such object, or no such bucket.
+            RequestRejectedError: Among other reasons, it is longer than 5 GiB.
         """
         try:
             yield from self._copy(key, source_bucket, source_key)
@@ -84,7 +82,6 @@ class S3RareOperations(S3Operations):
             if error.message.startswith("NoSuchKey"):
                 error.uri = f"s3://{source_bucket}/{source_key}"
             raise
-        return True
 
     def create_bucket(self) -> Operation[None]:
         """As `Store.create_bucket`."""

@@ -23,7 +23,7 @@ class S3RareSdkOperations(S3SdkOperations, S3RareOperations):
 
     def _delete_batch(self, batch: Deletions) -> Operation[None]:
         def ask(client: S3Client) -> Any:
-            wanted: Any = {"Objects": [{"Key": key} for key in batch.left], "Quiet": False}
+            wanted: Any = {"Objects": [{"Key": key} for key in list(batch.left)], "Quiet": False}
             return client.delete_objects(**self.wire.setup.pays, Delete=wanted)
 
         yield self._looked_into("", ask, batch.take)
