@@ -44,6 +44,8 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NAMELESS_FILE: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+_SYNC_BYTES: Final = 64 << 20
+"""A long file goes to the disk while the rest of it still comes, and not only at its end."""
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_NAMELESS: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What file systems and kernels say that have no files without a name. Source: open(2)."""
@@ -280,6 +282,8 @@ class OpenFile:
         self._directory_fd = directory_fd
         self._temporary: str | None = None
         """The name to be taken away again, if it has one."""
+        self._unsynced_bytes = 0
+        """About so many were written since the last fdatasync."""
         self._fd = self._open()
         self._is_open = True
         if mode is not None:
@@ -317,6 +321,10 @@ class OpenFile:
             done = 0
             while done < len(data):
                 done += os.pwrite(self._fd, data[done:], offset + done)
+            self._unsynced_bytes += done
+            if self._unsynced_bytes >= _SYNC_BYTES:
+                self._unsynced_bytes = 0
+                os.fdatasync(self._fd)
 
     def commit(self, stamp: Stamp) -> None:
         """Gives the file its name, once its bytes are durable. `SafeTree.sync` makes the name so.

@@ -40,8 +40,8 @@ _GLOB: Final = re.compile(r"[*?\[]")
 
 
 def upload(
-    src_uri: Path | Sequence[Path],
-    dest_uri: str,
+    src_uri: Path | Sequence[Path] | None = None,
+    dest_uri: str | None = None,
     max_in_flight: int = 32,
     create_bucket: bool = False,
     *,
@@ -51,6 +51,8 @@ def upload(
     progress: bool = False,
     follow_symlinks: bool = False,
     errors: Errors = "raise",
+    src_patterns: Sequence[Path] | None = None,
+    dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files, or the objects of another store, below a URI; each object appears whole or not at all.
 
@@ -66,6 +68,8 @@ def upload(
         progress: Whether to draw a bar on standard error, if that is a terminal.
         follow_symlinks: Whether symbolic links stand for what they point to. Otherwise each is an error of its own.
         errors: "raise" raises the first error, after all were tried; "return" leaves them in the summary.
+        src_patterns: Another name of `src_uri`.
+        dest_prefix: Another name of `dest_uri`.
 
     Returns:
         What was done.
@@ -76,8 +80,10 @@ def upload(
         ObjectChangedError: A file changed while it was read; nothing of it is visible.
         S3dlioError: As `get` and `put_bytes`, of the first file that failed.
     """
+    source = _one_of(src_uri=src_uri, src_patterns=src_patterns)
+    target = _one_of(dest_uri=dest_uri, dest_prefix=dest_prefix)
     start = partial(
-        _upload, src_uri, dest_uri, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
+        _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
     )
     checked = _checked(errors)
     return _result(start(None), checked)
@@ -125,8 +131,8 @@ def download(
 
 
 async def upload_async(
-    src_uri: Path | Sequence[Path],
-    dest_uri: str,
+    src_uri: Path | Sequence[Path] | None = None,
+    dest_uri: str | None = None,
     max_in_flight: int = 32,
     create_bucket: bool = False,
     *,
@@ -136,10 +142,14 @@ async def upload_async(
     progress: bool = False,
     follow_symlinks: bool = False,
     errors: Errors = "raise",
+    src_patterns: Sequence[Path] | None = None,
+    dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files below a URI, as `upload`, by a thread of the event loop's executor. Cancelled, it takes back what it had begun."""
+    source = _one_of(src_uri=src_uri, src_patterns=src_patterns)
+    target = _one_of(dest_uri=dest_uri, dest_prefix=dest_prefix)
     start = partial(
-        _upload, src_uri, dest_uri, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
+        _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
     )
     checked = _checked(errors)
     return _result(await _in_thread(start), checked)
@@ -182,6 +192,13 @@ def _stoppable(start: Callable[[Stop], T], stop: Stop) -> tuple[T | None, BaseEx
         return start(stop), None
     except Stopped as stopped:  # nobody waits for it
         return None, stopped
+
+
+def _one_of(**given: T | None) -> T:
+    found = [value for value in given.values() if value is not None]
+    if len(found) != 1:
+        raise ConfigurationError(f"{' and '.join(given)} are two names of one thing; give one")
+    return found[0]
 
 
 def _checked(errors: str) -> str:

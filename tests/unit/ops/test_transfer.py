@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import random
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +129,8 @@ def test_the_form_of_the_real_library_takes_paths_and_globs_and_a_prefix(bucket:
     assert sorted(objects(bucket)) == ["p/a.bin", "p/b.bin", "p/lone", "p/sub/d.bin", "p/x/y"]
     assert s3dlio.upload(f"{tmp_path}/in/*.txt", f"{bucket}glob").files == 1
     assert "glob/c.txt" in objects(bucket)
+    s3dlio.upload(src_patterns=[f"{tmp_path}/lone"], dest_prefix=f"{bucket}named")
+    assert "named/lone" in objects(bucket)
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(bucket: str, tmp_path: Path) -> None:
@@ -321,6 +327,29 @@ def test_l6_u1_a_file_that_changes_while_it_is_read_leaves_nothing_and_the_other
     assert aborted == ([] if size == 1000 else ["p/bad"])
 
 
+def test_where_parts_must_come_one_after_the_other_they_do(
+    bucket: str, small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = fill(tmp_path, {"x": 5 * PART_BYTES + 1, "y": 4 * PART_BYTES})
+    sent: dict[str, list[tuple[int, int, bool]]] = {}
+    honest = memory.MemoryUpload.put_part
+
+    def put_part(upload: Any, number: int, data: memoryview, is_last: bool) -> Any:
+        sent.setdefault(upload._key, []).append((number, len(data), is_last))
+        return honest(upload, number, data, is_last)
+
+    monkeypatch.setattr(memory.MemoryUpload, "is_sequential", True)
+    monkeypatch.setattr(memory.MemoryUpload, "min_part_bytes", 48 << 10)
+    monkeypatch.setattr(memory.MemoryUpload, "put_part", put_part)
+    s3dlio.upload(tmp_path, bucket)
+    assert objects(bucket) == contents
+    # Of two parts of 48 KiB each: the next multiple above what was asked for.
+    assert sent == {
+        "x": [(0, 98304, False), (1, 98304, False), (2, 98304, False), (3, 32769, True)],
+        "y": [(0, 98304, False), (1, 98304, False), (2, 65536, True)],
+    }
+
+
 def test_an_object_that_changes_while_it_is_read_in_parts_leaves_no_file(
     bucket: str, small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +389,8 @@ def test_the_first_error_in_the_order_of_the_listing_is_raised(bucket: str, tmp_
         (lambda b, p: s3dlio.download(b, p, errors="ignore"), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p, str(p)), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p, b, errors="ignore"), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(p), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(p, b, src_patterns=[p]), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload([b], b), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p, f"file://{p}", create_bucket=True), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p, b, pattern=7), s3dlio.ConfigurationError),
@@ -430,6 +461,22 @@ def test_progress_draws_nothing_on_a_pipe(bucket: str, tmp_path: Path, capfd: py
     fill(tmp_path / "in", {"a": 1})
     s3dlio.upload(tmp_path / "in", bucket, progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_progress_draws_on_a_terminal(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    fill(tmp_path / "in", {"a": 1000})
+    script = f"import s3dlio; s3dlio.upload({str(tmp_path / 'in')!r}, {bucket!r}, progress=True)"
+    outer, inner = pty.openpty()
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=inner, stdout=subprocess.DEVNULL)
+    os.close(inner)
+    shown = b""
+    with suppress(OSError), os.fdopen(outer, "rb", buffering=0) as terminal:  # EIO is the end
+        while data := terminal.read(4096):
+            shown += data
+    assert child.wait(30) == 0
+    assert b"1/1 files" in shown
+    assert bucket.encode()[:20] in shown
 
 
 def test_what_is_told_of_progress_grows_to_the_whole(bucket: str, small_parts: None, tmp_path: Path) -> None:
