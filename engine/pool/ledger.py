@@ -222,6 +222,9 @@ class Ledger:
 
 
 def _may_begin_again(item: Item) -> bool:
-    """Whether a read in parts that met a change may start over, whole: once, where the caller asked for no version in particular."""
+    """Whether a read in parts that met a change may start over, whole: once, where the caller asked for no version in particular.
+
+    Or where the store, an emulator, names none that could be compared.
+    """
     is_change = isinstance(item.error, ObjectChangedError) and item.num_parts > 1
-    return is_change and item.version is None and not item.was_restarted
+    return is_change and (item.version is None or item.has_no_version) and not item.was_restarted

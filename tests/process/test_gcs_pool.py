@@ -91,7 +91,9 @@ def test_the_plain_emulator_is_read_written_and_listed(gcs_env: PointAt) -> None
                 assert bytes(s3dlio.get_range(uri, 1)) == content_of[1:]
             assert s3dlio.list(root, recursive=True) == sorted(data)
             refs = [s3dlio.ObjectRef(entry.uri, entry.size, entry.version) for entry in s3dlio.list_iter(root, recursive=True)]
-            with s3dlio.Pool(procs=1, jobs=2, memory_bytes="16MiB") as pool:
+            # Parts of an object whose version nobody names cannot be held together: it is read again, whole.
+            s3dlio.configure(part_bytes="512KiB", split_above_bytes="1MiB")
+            with s3dlio.Pool(procs=1, jobs=8, memory_bytes="16MiB") as pool:
                 assert {uri: bytes(view) for uri, view in pool.fetch(refs)} == data
             s3dlio.delete(root, recursive=True)
             assert s3dlio.list(root, recursive=True) == []

@@ -62,7 +62,7 @@ class GcsEndpoint:
 
     def new_bucket(self) -> str:
         """Creates a bucket of a name that was not used before, and returns the name."""
-        name = f"bucket-{os.getpid()}-{next(_bucket_numbers)}"
+        name = f"kit-{os.getpid()}-{next(_bucket_numbers)}"
         self.client().create_bucket(name)
         return name
 
