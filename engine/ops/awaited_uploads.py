@@ -9,8 +9,10 @@ import asyncio
 from typing import Final
 
 from ..config import settings
+from ..errors import S3dlioError
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread, side_by_side
+from ..pool.inline import LEAVING_S
 from ..pool.lanes import Lane
 from ..stores.base import Operation, Store, T, Upload, arun
 from . import uploads
@@ -49,8 +51,8 @@ async def put_object_async(
 
             await side_by_side(*(work() for _ in range(num_at_once)))
         await arun(upload.complete(), async_fetcher().run)
-    except BaseException:
-        await arun(uploads.throw_away(upload, store.root + key), async_fetcher().run)
+    except BaseException as error:
+        await _throw_away(upload, store.root + key, None if isinstance(error, S3dlioError) else LEAVING_S)
         raise
 
 
@@ -64,8 +66,17 @@ async def _begin(store: Store, key: str, create_only: bool) -> Upload:
         if not begun.done():
             begun.cancel()
         elif not begun.cancelled() and begun.exception() is None:
-            await arun(uploads.throw_away(begun.result(), store.root + key), async_fetcher().run)
+            await _throw_away(begun.result(), store.root + key, LEAVING_S)
         raise
+
+
+async def _throw_away(upload: Upload, uri: str, limit_s: float | None) -> None:
+    """Aborts an upload; whoever is cancelled does not wait for a silent server longer than `limit_s`."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await arun(uploads.throw_away(upload, uri), async_fetcher().run)
+    except TimeoutError:
+        uploads.tell_of_left(uri, "the store did not answer in time")
 
 
 async def _send(operation: Operation[T], num_bytes: int, lane: Lane | None) -> T:

@@ -47,8 +47,9 @@ def put_object(store: Store, key: str, data: memoryview, create_only: bool = Fal
     try:
         _send_parts(upload, data)
         run(upload.complete(), fetcher.run)
-    except BaseException:
-        run(throw_away(upload, store.root + key), fetcher.run)
+    except BaseException as error:
+        # Who presses Ctrl-C does not wait for long.
+        run(throw_away(upload, store.root + key), fetcher.run if isinstance(error, S3dlioError) else fetcher.run_briefly)
         raise
 
 
@@ -117,7 +118,12 @@ def throw_away(upload: Upload, uri: str) -> Operation[None]:
     try:
         yield from upload.abort()
     except S3dlioError as error:
-        _log.warning("the parts of an upload to %s could not be thrown away; `s3dlio cleanup` does: %s", uri, str(error))
+        tell_of_left(uri, str(error))
+
+
+def tell_of_left(uri: str, why: str) -> None:
+    """Says that the parts of an upload are still there."""
+    _log.warning("the parts of an upload to %s could not be thrown away; `s3dlio cleanup` does: %s", uri, why)
 
 
 def num_at_once(upload: Upload) -> int:

@@ -6,14 +6,18 @@ import asyncio
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import s3dlio
+from s3dlio.engine.config import settings
 from s3dlio.engine.fetch.crc_combine import combine
+from s3dlio.engine.ops import awaited_uploads
 from s3dlio.engine.ops.uploads import put_object, write_object
+from s3dlio.engine.pool import inline
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation, run
 from s3dlio.engine.stores.registry import locate
@@ -299,6 +303,43 @@ def test_u1_a_cancel_aborts(store: WriteServer, kind: str) -> None:
     asyncio.run(main())
     go_on.set()
     assert is_clean(store)
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "cancel"])
+def test_u1_whoever_leaves_does_not_wait_for_a_silent_server_for_long(
+    store: WriteServer, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inline, "LEAVING_S", 0.3)
+    monkeypatch.setattr(awaited_uploads, "LEAVING_S", 0.3)
+    main = threading.main_thread().ident
+    assert main is not None
+    arrived = threading.Event()
+
+    def fall_silent(request: Request, connection: Connection) -> None:
+        if name_of(request) == "PUT part 2":
+            arrived.set()
+            if way == "Ctrl-C":
+                signal.pthread_kill(main, signal.SIGINT)
+        connection.wait_for(threading.Event())
+        connection.is_open = False
+
+    store.faults.append(answered("PUT part 2|DELETE upload", fall_silent, times=99))
+
+    async def leave() -> None:
+        task = asyncio.create_task(s3dlio.put_bytes_async(URI, DATA))
+        await asyncio.to_thread(arrived.wait)
+        task.cancel()
+        await task
+
+    begun_s = time.monotonic()
+    if way == "Ctrl-C":
+        with pytest.raises(KeyboardInterrupt):
+            s3dlio.put_bytes(URI, DATA)
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(leave())
+    assert time.monotonic() - begun_s < settings().first_byte_timeout_s
+    assert "could not be thrown away" in caplog.text
 
 
 def test_an_abort_that_fails_is_told_to_the_log_and_hides_no_error(

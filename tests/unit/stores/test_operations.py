@@ -67,7 +67,7 @@ class _Recorder(InlineFetcher):
         super().__init__()
         self.asked: list[str] = []
 
-    def run(self, fetch: Fetch) -> Fetch:
+    def run_briefly(self, fetch: Fetch) -> Fetch:
         self.asked.append(fetch.uri)
         if len(self.asked) == 1:
             raise ServerError("the first abort fails")
