@@ -137,7 +137,7 @@ def test_a_refused_token_without_another_is_all_there_is(
 ) -> None:
     scripted_server.then(token("first"), answer)  # type: ignore[arg-type]
     spec = resolve_bucket("b")
-    assert resolve_bucket("b", spec).token == spec.token == "Bearer first"
+    assert resolve_bucket("b", spec).headers == spec.headers == (("authorization", "Bearer first"),)
 
 
 def test_a_token_service_that_refuses_is_an_authentication_error_each_time(
