@@ -6,37 +6,29 @@ Owns what the arguments mean: which objects, and what they are called at the oth
 from __future__ import annotations
 
 import asyncio
-import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from ..errors import ConfigurationError, NotFoundError
+from ..errors import ConfigurationError
 from ..pool.in_threads import in_thread
-from ..pool.inline import inline_fetcher
-from ..pool.jobs import Job, Stop, Stopped
-from ..stores.base import Store, run
-from ..stores.registry import is_file_scheme, locate
+from ..pool.jobs import Stop, Stopped
+from ..stores.registry import locate
 from ..text import clean
 from ..uri import as_directory
-from .globs import compile_pattern
-from .local_walk import file_at, walk
 from .transfer_bar import TransferBar
-from .transfer_ends import FileSource, Source, StoreSource, StoreTarget, Target, TreeTarget
-from .transfer_names import Found, Item, Refused, distinct
+from .transfer_ends import Source, StoreTarget, Target, TreeTarget
 from .transfer_run import Transfer
+from .transfer_sources import Selected, is_glob, source_at, sources_at
 from .transfer_summary import TransferSummary
 
 T = TypeVar("T")
 Pattern = str | re.Pattern[str] | None
 Errors = Literal["raise", "return"]
 Path = str | os.PathLike[str]
-
-_GLOB: Final = re.compile(r"[*?\[]")
 
 
 def upload(
@@ -90,7 +82,7 @@ def upload(
 
 
 def download(
-    src_uri: str,
+    src_uri: Path,
     dest_dir: Path,
     max_in_flight: int = 64,
     recursive: bool = True,
@@ -156,7 +148,7 @@ async def upload_async(
 
 
 async def download_async(
-    src_uri: str,
+    src_uri: Path,
     dest_dir: Path,
     max_in_flight: int = 64,
     recursive: bool = True,
@@ -230,17 +222,17 @@ def _upload(
 ) -> TransferSummary:
     _check_in_flight(max_in_flight)
     sources = [os.fspath(src_uri)] if isinstance(src_uri, str | os.PathLike) else [os.fspath(one) for one in src_uri]
-    if isinstance(src_uri, str | os.PathLike) and not _is_glob(sources[0]):
-        source, is_single = _source(sources[0], recursive, follow_symlinks)
+    if isinstance(src_uri, str | os.PathLike) and not is_glob(sources[0]):
+        source, is_single = source_at(sources[0], recursive, follow_symlinks)
     else:
-        source, is_single = _many_files(sources, recursive, follow_symlinks), False
+        source, is_single = sources_at(sources, recursive, follow_symlinks), False
     target = _target(dest_uri, is_single, create_bucket, skip_existing)
-    selected = source if is_single else _Selected(source, pattern)
+    selected = source if is_single else Selected(source, pattern)
     return _move(selected, target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
 
 
 def _download(
-    src_uri: str,
+    src_uri: Path,
     dest_dir: Path,
     max_in_flight: int,
     recursive: bool,
@@ -257,8 +249,8 @@ def _download(
         root = locate(root)[1]
     if not root:
         raise ConfigurationError("dest_dir is empty; write . for the working directory")
-    source, is_single = _source(src_uri, recursive, follow_symlinks=False)
-    selected = source if is_single else _Selected(source, pattern)
+    source, is_single = source_at(os.fspath(src_uri), recursive, follow_symlinks=False)
+    selected = source if is_single else Selected(source, pattern)
     return _move(selected, TreeTarget(root), max_in_flight, skip_existing, f"from {src_uri}" if progress else None, stop)
 
 
@@ -275,115 +267,6 @@ def _move(
 def _check_in_flight(max_in_flight: int) -> None:
     if max_in_flight < 1:
         raise ConfigurationError(f"max_in_flight must be at least 1: {max_in_flight}")
-
-
-# Where from.
-
-
-def _source(uri: str, recursive: bool, follow_symlinks: bool) -> tuple[Source, bool]:
-    """Returns what a URI or path stands for, and whether it is one object.
-
-    Raises:
-        NotFoundError: Nothing is there.
-    """
-    if "://" not in uri or is_file_scheme(uri):
-        return _files(*_located(uri), recursive, follow_symlinks)
-    store, key = locate(uri)
-    if key and not key.endswith("/"):
-        try:
-            found = run(store.stat(key), inline_fetcher().run)
-        except (NotFoundError, IsADirectoryError):
-            key += "/"
-        else:
-            name = key[key.rfind("/") + 1 :]
-            return FileSource([Item(uri, store, key, name, found.size, found.version, found.last_modified)]), True
-    return _NotEmpty(StoreSource(store, key, recursive=recursive), store.root + key), False
-
-
-def _located(path: str) -> tuple[Store, str]:
-    return locate(path if "://" in path else f"file://{os.path.abspath(path)}")
-
-
-def _files(store: Store, path: str, recursive: bool, follow_symlinks: bool) -> tuple[Source, bool]:
-    if os.path.isdir(path):
-        return FileSource(walk(store, path, recursive=recursive, follow_symlinks=follow_symlinks)), False
-    if not os.path.lexists(path):
-        raise NotFoundError("no such file or directory", uri=store.root + path)
-    return FileSource([file_at(store, path, os.path.basename(path))]), True
-
-
-def _is_glob(path: str) -> bool:
-    is_local = "://" not in path or is_file_scheme(path)
-    return is_local and bool(_GLOB.search(path)) and not os.path.lexists(_located(path)[1])
-
-
-def _many_files(paths: Sequence[str], recursive: bool, follow_symlinks: bool) -> Source:
-    """Returns what a list of paths and globs stands for.
-
-    Raises:
-        NotFoundError: One of them stands for nothing.
-    """
-
-    def files(store: Store, path: str, under: str) -> Iterator[Found]:
-        if os.path.isdir(path):
-            return walk(store, path, recursive=recursive, follow_symlinks=follow_symlinks, under=under)
-        return iter([file_at(store, path, os.path.basename(path))])
-
-    found: list[Iterator[Found]] = []
-    for path in paths:
-        if "://" in path and not is_file_scheme(path):
-            raise ConfigurationError("a list names files of this machine; give the URI of a store by itself", uri=path)
-        store, absolute = _located(path)
-        if os.path.lexists(absolute):
-            found.append(files(store, absolute, ""))
-            continue
-        matches = sorted(glob.glob(absolute, recursive=True)) if _GLOB.search(absolute) else []
-        if not matches:
-            raise NotFoundError("no such file or directory, and no glob that matches any", uri=store.root + absolute)
-        # What a glob found keeps its name, or all directories' contents would be one.
-        found += [files(store, match, f"{os.path.basename(match)}/") for match in matches]
-    return FileSource(distinct(chain.from_iterable(found)))
-
-
-class _Selected:
-    """Those of a source that a pattern wants."""
-
-    def __init__(self, source: Source, pattern: Pattern) -> None:
-        self._source = source
-        self._matches = compile_pattern(pattern)
-
-    def next_page(self) -> Job[list[Found] | None]:
-        """As `Source.next_page`."""
-        page = yield from self._source.next_page()
-        return None if page is None else [one for one in page if isinstance(one, Refused) or self._is_wanted(one)]
-
-    def _is_wanted(self, item: Item) -> bool:
-        # The directory itself is no part of what is below it.
-        return bool(item.name) and self._matches(item.name)
-
-
-class _NotEmpty:
-    """A source that must have something."""
-
-    def __init__(self, source: Source, uri: str) -> None:
-        self._source = source
-        self._uri = uri
-        self._has_any = False
-
-    def next_page(self) -> Job[list[Found] | None]:
-        """As `Source.next_page`.
-
-        Raises:
-            NotFoundError: There was nothing.
-        """
-        page = yield from self._source.next_page()
-        self._has_any = self._has_any or bool(page)
-        if page is None and not self._has_any:
-            raise NotFoundError("there is no such object, and nothing below it", uri=self._uri)
-        return page
-
-
-# Where to.
 
 
 def _target(uri: str, is_single: bool, create_bucket: bool, skip_existing: bool) -> Target:

@@ -267,22 +267,29 @@ class TreeTarget:
     max_put_bytes = 1 << 62
 
     def __init__(self, root: str, file_name: str | None = None) -> None:
-        """Makes the directory if it is missing.
+        """Asks for nothing yet.
 
         Args:
-            root: A path.
+            root: A path; the directory is made if it is missing.
             file_name: The name of the one file that comes; None where each is called as in the source.
-
-        Raises:
-            S3dlioError: The directory cannot be made.
         """
-        self._tree = SafeTree(root)
+        self._root = root
+        self._opened: SafeTree | None = None
         self._file_name = file_name
         self._shadows = Shadows()
 
     def prepare(self) -> Job[None]:
-        """As `Target.prepare`."""
-        yield from ()
+        """As `Target.prepare`: opens the directory."""
+        yield Work(self._open)
+
+    def _open(self) -> None:
+        # Noted by the thread itself, so that `close` knows of it whatever comes of the job.
+        self._opened = SafeTree(self._root)
+
+    @property
+    def _tree(self) -> SafeTree:
+        assert self._opened is not None
+        return self._opened
 
     def arrange(self, page: list[Found]) -> Iterator[Found]:
         """As `Target.arrange`: refuses what would leave the directory, and what is a directory of others."""
@@ -336,7 +343,8 @@ class TreeTarget:
 
     def close(self) -> None:
         """As `Target.close`: what is not committed is removed."""
-        self._tree.close()
+        if self._opened is not None:
+            self._opened.close()
 
 
 class _FileSink:

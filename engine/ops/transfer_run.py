@@ -6,7 +6,7 @@ Rules:
   was listed: it is begun, its parts are written, it is completed; where anything fails it is aborted, once no part is under way any more.
 * What is under way holds at most `_MAX_BYTES` in memory, however long the objects are; one part may always go.
 * The parts of objects that were begun come before new objects, so that few are open.
-* An object that fails is recorded, and the others go on. What concerns all (the listing, the bucket) ends the transfer.
+* An object that fails is recorded, and the others go on. What concerns all (the listing, the bucket, credentials) ends the transfer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..config import settings
-from ..errors import S3dlioError
+from ..errors import AuthenticationError, CertificateError, ExpiredCredentialsError, S3dlioError
 from ..pool.jobs import Job, Jobs, Stop, carry_out
 from .transfer_ends import Sink, Source, Target, read_item
 from .transfer_names import Found, Item, Refused, part_bytes_of
@@ -30,6 +30,8 @@ _MAX_THREADS: Final = 16
 """They wait for the disk: 1,000 files of 64 KiB with an fsync each took 0.65 s by one thread, 0.36 by four, 0.34 by sixteen (ext4); on a
 busy disk, where an fsync takes 5 ms, those that wait together are written together."""
 _LISTED_AHEAD: Final = 1000
+_CONCERNS_ALL: Final = (AuthenticationError, ExpiredCredentialsError, CertificateError)
+"""No object fares better, and each would be tried for as long as retries go."""
 
 
 class State(NamedTuple):
@@ -37,6 +39,7 @@ class State(NamedTuple):
 
     files: int
     bytes: int
+    """With those that were passed over."""
     skipped: int
     failed: int
     total_files: int | None
@@ -85,7 +88,7 @@ class Transfer:
         self._num_done = 0
         self._bytes_done = 0
         self._bytes_moved = 0
-        """With the parts of objects that are not complete."""
+        """With the parts of objects that are not complete, and with what was passed over: how far it is."""
         self._num_skipped = 0
         self._failed: list[tuple[int, str, S3dlioError]] = []
         self._begun_s = time.monotonic()
@@ -159,9 +162,9 @@ class Transfer:
         if not self._is_listed and not self._is_listing and len(self._todo) < _LISTED_AHEAD:
             self._is_listing = has_begun = True
             self._jobs.begin(self._source.next_page(), self._on_page)
-        self._raise_fault()
-        while len(self._jobs) < 2 * self._max_in_flight and (self._begin_part() or self._begin_item()):
+        while not self._fault and len(self._jobs) < 2 * self._max_in_flight and (self._begin_part() or self._begin_item()):
             has_begun = True
+        self._raise_fault()
         return has_begun
 
     def _has_room(self, num_bytes: int) -> bool:
@@ -252,9 +255,12 @@ class Transfer:
             self._bytes_moved += item.size
         else:
             self._num_skipped += 1
+            self._bytes_moved += item.size
 
     def _fail(self, index: int, uri: str, error: S3dlioError) -> None:
         error.uri = error.uri or uri
+        if isinstance(error, _CONCERNS_ALL):
+            self._fault = self._fault or error
         self._failed.append((index, uri, error))
 
     def _on_part(self, large: _Large, num_bytes: int, result: S3dlioError | None) -> None:

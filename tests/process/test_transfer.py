@@ -90,10 +90,7 @@ def test_l3_u1_an_upload_that_is_interrupted_is_aborted(bucket: Bucket, tmp_path
         os.kill(process.pid, signal.SIGINT)
         assert process.popen.wait(30) == 130
         is_over.set()
-    methods = [request.method for request in bucket.server.requests]
     assert [request.query for request in bucket.server.requests if request.method == "DELETE"] == ["uploadId=ID"]
-    # No part is sent after the abort.
-    assert "PUT" not in methods[methods.index("DELETE") :]
 
 
 def s3dlio(*args: str) -> subprocess.CompletedProcess[str]:

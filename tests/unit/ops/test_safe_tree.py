@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,30 @@ def test_l4_what_is_no_path_below_the_root_is_refused_here_too(tree: SafeTree, p
         tree.put(path, DATA, STAMP)
     with pytest.raises(UnsafeNameError):
         tree.make_directory(path)
+
+
+def test_l2_a_file_is_synced_before_it_has_its_name_and_the_directories_behind_it(
+    root: Path, tree: SafeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    honest_sync, honest_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        seen.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        honest_sync(fd)
+
+    def rename(*args: Any, **kwargs: Any) -> None:
+        seen.append("name")
+        honest_rename(*args, **kwargs)
+
+    monkeypatch.setattr(safe_tree.os, "fsync", fsync)
+    monkeypatch.setattr(safe_tree.os, "rename", rename)
+    tree.put(("a", "b", "file"), DATA, STAMP)
+    tree.put(("a", "b", "other"), DATA, STAMP)
+    assert seen == ["file", "name", "file", "name"]
+    tree.sync()
+    # The root and what is above it, `a` and `b`: each once.
+    assert seen[4:] == ["directory"] * 4
 
 
 def test_l5_a_symbolic_link_to_a_directory_is_not_followed(root: Path, tree: SafeTree, outside: Path) -> None:

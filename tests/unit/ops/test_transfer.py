@@ -404,6 +404,22 @@ def test_what_makes_no_sense_or_is_not_there_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_concerns_all_ends_the_transfer(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bucket, {f"{number:03d}": b"1" for number in range(100)})
+    num_asked = 0
+
+    def refuse(item: Item, start: int = 0, end: int | None = None) -> Job[Any]:
+        nonlocal num_asked
+        num_asked += 1
+        yield from ()
+        raise s3dlio.AuthenticationError("no credentials", uri=item.uri)
+
+    monkeypatch.setattr(transfer_run, "read_item", refuse)
+    with pytest.raises(s3dlio.AuthenticationError):
+        s3dlio.download(bucket, tmp_path, 2, errors="return")
+    assert num_asked < 10
+
+
 def test_an_empty_directory_uploads_nothing_and_is_no_error(bucket: str, tmp_path: Path) -> None:
     assert s3dlio.upload(tmp_path, bucket).files == 0
 
