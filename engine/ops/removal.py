@@ -6,7 +6,7 @@ Rules, since what is deleted does not come back:
   deleted, and nothing else is. A URI that ends in `/` is an empty directory, or the marker object of a prefix with nothing below it.
 * With `recursive`, `prefix/run1` is that object and what lies below `prefix/run1/`, as a directory would be; never `prefix/run10`.
 * With `recursive`, a `*` in the last segment makes that one a glob, as in `rm -r run-*`: objects of this level that match are deleted, and
-  prefixes that match with all below them. `[*]` is a star that is meant.
+  prefixes that match with all below them. `[*]` is a star that is meant, and with a `/` at the end all of it is meant.
 """
 
 from __future__ import annotations

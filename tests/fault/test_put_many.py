@@ -71,32 +71,42 @@ def test_lost_and_refused_answers_are_tried_again(store: WriteServer, put_many: 
     assert {path: found.data for path, found in store.objects.items()} == {f"/bucket/{n}": data for n, (_, data) in enumerate(items(20))}
 
 
+class Counter:
+    """Counts the writes of bytes that a server has at once."""
+
+    def __init__(self, store: WriteServer) -> None:
+        self.most = 0
+        self._now = 0
+        self._store = store
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Any:
+        return self._handle if request.method == "PUT" else None
+
+    def _handle(self, request: Request, connection: Connection) -> None:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        with self._lock:
+            answer = self._store.carry_out(request)
+            self._now -= 1
+        answer(request, connection)
+
+
 def test_no_more_requests_are_under_way_than_were_allowed_and_items_are_pulled_as_there_is_room(store: WriteServer, put_many: Any) -> None:
-    lock, now, most = threading.Lock(), [0], [0]
     pulled: list[int] = []
-
-    def count(request: Request) -> Any:
-        def handle(request: Request, connection: Connection) -> None:
-            with lock:
-                now[0] += 1
-                most[0] = max(most[0], now[0])
-            answer = store.carry_out(request)
-            with lock:
-                now[0] -= 1
-            answer(request, connection)
-
-        assert len(pulled) <= len(store.log) + 4
-        return handle
 
     def feed() -> Iterator[tuple[str, bytes]]:
         for n, item in enumerate(items(40)):
+            assert len(pulled) <= len(store.log) + 4
             pulled.append(n)
             yield item
 
-    store.faults = [count]
+    counter = Counter(store)
+    store.faults = [counter]
     put_many(feed(), 3)
     assert len(store.objects) == 40
-    assert most[0] <= 3
+    assert counter.most <= 3
 
 
 def test_an_error_of_the_callers_own_iterator_comes_through(store: WriteServer, put_many: Any) -> None:
@@ -129,6 +139,17 @@ def test_many_threads_write_at_once(store: WriteServer) -> None:
     assert {path: found.data for path, found in store.objects.items()} == {
         f"/bucket/{part}/{n}": DATA[n : n + 500] for part in range(8) for n in range(20)
     }
+
+
+def test_long_objects_go_in_parts_within_the_requests_that_are_allowed(store: WriteServer, put_many: Any) -> None:
+    s3dlio.configure(multipart_above_bytes="5MiB", put_part_bytes="5MiB")
+    data = random.Random(44).randbytes(16 << 20)
+    counter = Counter(store)
+    store.faults = [counter]
+    put_many([(f"s3://bucket/{n}", data) for n in range(3)], 2)
+    assert [found.data == data for found in store.objects.values()] == [True] * 3
+    assert store.uploads == {}
+    assert counter.most <= 2
 
 
 def test_u1_a_caller_who_is_cancelled_leaves_no_upload_behind(store: WriteServer, run: Run) -> None:

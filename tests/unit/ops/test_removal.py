@@ -44,6 +44,12 @@ def test_a_star_in_the_last_segment_is_a_glob_of_its_level_with_recursive(root: 
     assert left(root) == ["axb", "m/x"]
 
 
+def test_a_child_prefix_of_a_listing_is_no_glob(root: str) -> None:
+    s3dlio.put_many([(f"{root}r*/x", b"x"), (f"{root}r*/sub/y", b"y")])
+    s3dlio.delete(f"{root}r*/", recursive=True)
+    assert left(root) == KEYS
+
+
 def test_recursive_takes_an_object_and_what_lies_below_its_name_and_no_sibling(root: str) -> None:
     s3dlio.delete(f"{root}run1", recursive=True)
     s3dlio.delete(f"{root}run2/", recursive=True)
