@@ -6,14 +6,20 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.rclone_server import RcloneServer
-from tests.support.s3_endpoint import S3Endpoint
+from tests.conformance.oracles import AzureBuckets, Buckets, GcsBuckets, S3Buckets
+from tests.spec.ground import BUCKETS, Ground
+from tests.support.azurite import AzureEndpoint
+from tests.support.direct_disk import direct_folder
+from tests.support.gcs_server import GcsEndpoint
+from tests.support.leaks import shut_down_engine
+from tests.support.s3_endpoint import S3Endpoint, endpoint_env
 
 PRINTED = "s3://bucket/train/"
 """Where the guide's data sets lie."""
@@ -48,26 +54,68 @@ class Train:
 
 
 @pytest.fixture(params=["s3", "file"])
-def train(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Train]:
-    """An empty `s3://bucket/train/`, once on a server and once as files."""
+def train(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+    """An empty `s3://bucket/train/`, once on a server and once as files; or `gs://bucket/train/`, where a test asks for `gs`."""
     if request.param == "file":
         yield Train(f"file://{tmp_path}/train/", lambda key, data: _write(tmp_path / "train" / key, data), tmp_path)
         return
-    server: RcloneServer = request.getfixturevalue("rclone_s3")
-    point: Callable[[S3Endpoint | str], None] = request.getfixturevalue("s3_env")
-    point(server.endpoint)
-    client = server.endpoint.client()
-    client.create_bucket(Bucket="bucket")
-    keys: list[str] = []
+    if request.param == "gs":
+        google: GcsEndpoint = request.getfixturevalue("gcs").endpoint
+        buckets: Buckets = GcsBuckets(google)
+        endpoint_env(monkeypatch, google)
+    else:
+        s3: S3Endpoint = request.getfixturevalue("rclone_s3").endpoint
+        buckets = S3Buckets(s3)
+        endpoint_env(monkeypatch, s3)
+    oracle = buckets.create("bucket")
+    yield Train(f"{oracle.root}train/", lambda key, data: oracle.write(f"train/{key}", data), tmp_path)
+    shut_down_engine()
+    found = oracle.keys()
+    for key in found:
+        oracle.delete(key)
+    buckets.remove("bucket")
 
-    def put(key: str, data: bytes) -> None:
-        client.put_object(Bucket="bucket", Key=f"train/{key}", Body=data)
-        keys.append(f"train/{key}")
 
-    yield Train(PRINTED, put, tmp_path)
-    for key in keys:
-        client.delete_object(Bucket="bucket", Key=key)
-    client.delete_bucket(Bucket="bucket")
+@pytest.fixture(params=["s3", "gs", "az", "file", "direct"])
+def ground(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_aws_env: None
+) -> Iterator[Ground]:
+    """Each scheme in turn, with all buckets of the guide, in whose folder the snippets run."""
+    scheme: str = request.param
+    with ExitStack() as stack:
+        # tmp_path may be on a file system without direct I/O.
+        folder = stack.enter_context(direct_folder()) if scheme == "direct" else tmp_path
+        monkeypatch.chdir(folder)
+        buckets, names = _servers(request, scheme, monkeypatch)
+        ground = Ground(scheme, folder, buckets, names)
+        stack.callback(ground.clear)
+        for bucket in BUCKETS:
+            if buckets is None:
+                (folder / bucket).mkdir()
+            else:
+                buckets.create(bucket)
+        stack.callback(shut_down_engine)
+        yield ground
+        monkeypatch.chdir(tmp_path)
+
+
+def _servers(
+    request: pytest.FixtureRequest, scheme: str, patch: pytest.MonkeyPatch
+) -> tuple[Buckets | None, dict[str, str]]:
+    """Starts the server of a scheme and points at it; returns its buckets, and its names in the table."""
+    if scheme == "s3":
+        s3: S3Endpoint = request.getfixturevalue("moto_s3").endpoint
+        endpoint_env(patch, s3)
+        return S3Buckets(s3), {"url": s3.url}
+    if scheme == "gs":
+        google: GcsEndpoint = request.getfixturevalue("gcs").endpoint
+        endpoint_env(patch, google)
+        return GcsBuckets(google), {"url": google.url}
+    if scheme == "az":
+        azure: AzureEndpoint = request.getfixturevalue("azurite").endpoint
+        endpoint_env(patch, azure)
+        return AzureBuckets(azure), {"url": azure.url, "account": azure.account, "key": azure.key}
+    return None, {}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -63,9 +63,9 @@ def test_pytorch_datasets(train: Train) -> None:
     assert [len(batch) for batch in batches] == [32] * 4 + [6, 6, 6, 5]
 
 
+@pytest.mark.parametrize("train", ["gs", "s3", "file"], indirect=True)
 def test_jax_iterable(train: Train) -> None:
     data = put_many(train)
-    # gs:// is printed there, and has no store yet.
     printed = train.run_apart(
         JAX,
         "import jax, zlib, numpy\n"
