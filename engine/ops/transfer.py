@@ -72,7 +72,7 @@ def upload(
         ObjectChangedError: A file changed while it was read; nothing of it is visible.
         S3dlioError: As `get` and `put_bytes`, of the first file that failed.
     """
-    source = _one_of(src_uri=src_uri, src_patterns=src_patterns)
+    source: Path | Sequence[Path] = _one_of(src_uri=src_uri, src_patterns=src_patterns)
     target = _one_of(dest_uri=dest_uri, dest_prefix=dest_prefix)
     start = partial(
         _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
@@ -138,7 +138,7 @@ async def upload_async(
     dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files below a URI, as `upload`, by a thread of the event loop's executor. Cancelled, it takes back what it had begun."""
-    source = _one_of(src_uri=src_uri, src_patterns=src_patterns)
+    source: Path | Sequence[Path] = _one_of(src_uri=src_uri, src_patterns=src_patterns)
     target = _one_of(dest_uri=dest_uri, dest_prefix=dest_prefix)
     start = partial(
         _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
