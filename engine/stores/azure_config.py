@@ -90,6 +90,11 @@ class AzureSpec(msgspec.Struct, frozen=True, array_like=True, tag="az"):
     slow_because: str | None = None
     """Why requests go by the SDK lane, in words; None for the fast lane."""
 
+    @property
+    def identity(self) -> str | None:
+        """What differs where other credentials have come: of those that expire, the token."""
+        return self.token
+
     def __repr__(self) -> str:
         return f"AzureSpec({self.root!r} at {self.scheme}://{self.host_header}{self.path}, {self.source or 'anonymous'})"
 

@@ -87,7 +87,7 @@ class GcsSpec(msgspec.Struct, frozen=True, array_like=True, tag="gs", kw_only=Tr
         return self.root.removeprefix("gs://").rstrip("/")
 
     @property
-    def token(self) -> str | None:
+    def identity(self) -> str | None:
         """What shows who asks; None for nobody."""
         return next((value for name, value in self.headers if name.lower() == "authorization"), None)
 

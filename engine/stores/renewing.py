@@ -28,7 +28,10 @@ class RenewableSpec(Protocol):
     @property
     def root(self) -> str: ...
     @property
-    def token(self) -> str | None: ...
+    def identity(self) -> object | None:
+        """What differs where other credentials have come; None for no credentials. It is compared and never shown."""
+        ...
+
     @property
     def expires_at_s(self) -> float | None: ...
     @property
@@ -87,9 +90,9 @@ class Renewer(Generic[Spec]):
                 return  # somebody else has just done it
             self._renewal.note_failure(_now_s())  # whatever happens, it is not tried again at once
             spec = self._resolve(is_refused)
-            if spec.token is None:
+            if spec.identity is None:
                 raise AuthenticationError("there are no credentials any more", uri=spec.root)
-            if is_refused and spec.token == self.spec.token:
+            if is_refused and spec.identity == self.spec.identity:
                 _log.warning("the credentials for %s have expired, and no others are to be had; log in again", spec.root)
                 spec = msgspec.structs.replace(spec, is_stale=True)  # type: ignore[type-var]
             self._use(spec)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +14,6 @@ import msgspec
 
 from ..errors import (
     AlreadyExistsError,
-    AuthenticationError,
     BucketElsewhereError,
     PermissionDeniedError,
     ProtocolError,
@@ -26,7 +23,7 @@ from ..errors import (
 )
 from ..types import Container, ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
-from .renewal import Renewal
+from .renewing import Renewer
 from .s3_config import S3Spec, resolve_bucket
 from .s3_copy import MAX_COPY_BYTES, copy_in_parts
 from .s3_rare import MAX_DELETE_KEYS, S3RareOperations
@@ -37,7 +34,6 @@ from .s3_xml import ListPage
 
 T = TypeVar("T")
 
-_log = logging.getLogger("s3dlio")
 _here: weakref.WeakSet[S3Store] = weakref.WeakSet()
 
 
@@ -50,74 +46,38 @@ class S3Store:
     def __init__(self, root: str) -> None:
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
-        self.spec = resolve_bucket(self.bucket)
+        spec = resolve_bucket(self.bucket)
         self.wire: Any
         self._lane: S3RareOperations
-        if self.spec.slow_because is None:
-            self.wire = S3Wire(self.spec, self.renew, self.expire)
+        if spec.slow_because is None:
+            self.wire = S3Wire(spec, self.renew, self.expire)
             self._lane = S3RareOperations(root, self.wire)
         else:
             from .s3_rare_sdk import S3RareSdkOperations
             from .s3_sdk import S3SdkWire
 
-            self.wire = S3SdkWire(self.spec, self.renew, self.expire)
+            self.wire = S3SdkWire(spec, self.renew, self.expire)
             self._lane = S3RareSdkOperations(root, self.wire)
         self._moving = threading.Lock()
-        self._renewal = Renewal(self.spec.expires_at_s, _now_s())
-        self._renewing = threading.Lock()
+        self._renewer = Renewer(spec, self._resolve, self.wire.use)
         _here.add(self)
 
-    def renew(self) -> bool:
-        """As `Store.renew`: asks botocore's chain again, which may take as long as the network makes it.
+    @property
+    def spec(self) -> S3Spec:
+        """As `Store.spec`."""
+        return self._renewer.spec
 
-        Ahead of the expiry that happens in a thread of its own, and everybody goes on with what there is; behind it, in the caller's, and
-        others wait for it.
-        """
-        now_s = _now_s()
-        expires_at_s = self.spec.expires_at_s
-        if expires_at_s is None or now_s < expires_at_s:
-            if now_s >= self._renewal.due_s:
-                self._ask_in_thread(False)
-            return self._renewing.locked()
-        self._renewing.acquire()
-        self._ask_and_release(False)
-        return False
+    def _resolve(self, anew: bool) -> S3Spec:
+        spec, slow_because = resolve_bucket(self.bucket, anew=anew), self.spec.slow_because
+        return spec if slow_because is None else msgspec.structs.replace(spec, slow_because=slow_because)
+
+    def renew(self) -> bool:
+        """As `Store.renew`: asks botocore's chain again, which may take as long as the network makes it."""
+        return self._renewer.renew()
 
     def expire(self) -> None:
-        """As `Store.expire`: in a thread of its own; the requests that were refused are tried again meanwhile."""
-        if self._renewal.expire(_now_s()):
-            self._ask_in_thread(True)
-
-    def _ask_in_thread(self, is_refused: bool) -> None:
-        if self._renewing.acquire(blocking=False):
-            try:
-                threading.Thread(target=self._ask_and_release, args=(is_refused,), name="s3dlio-credentials", daemon=True).start()
-            except RuntimeError:  # no more threads: somebody tries again
-                self._renewing.release()
-
-    def _ask_and_release(self, is_refused: bool) -> None:
-        """Asks for credentials; `is_refused` says that the store refuses those which are in force, whatever they say of themselves."""
-        try:
-            if not is_refused and _now_s() < self._renewal.due_s:
-                return  # somebody else has just done it
-            self._renewal.note_failure(_now_s())  # whatever happens, it is not tried again at once
-            spec = resolve_bucket(self.bucket, anew=is_refused)
-            if self.spec.slow_because is not None:
-                spec = msgspec.structs.replace(spec, slow_because=self.spec.slow_because)
-            if spec.access_key is None:
-                raise AuthenticationError("there are no credentials any more", uri=self.root)
-            if is_refused and (spec.access_key, spec.token) == (self.spec.access_key, self.spec.token):
-                _log.warning("the credentials for %s have expired, and no others are to be had; log in again", self.root)
-                spec = msgspec.structs.replace(spec, is_stale=True)
-            self.wire.use(spec)
-        except S3dlioError as error:
-            # As text: a log may keep its records, and an error's traceback the memory of what is being fetched.
-            _log.warning("the credentials for %s could not be renewed, and are tried again: %s", self.root, str(error))
-        else:
-            self.spec = spec
-            self._renewal.note(spec.expires_at_s, _now_s())
-        finally:
-            self._renewing.release()
+        """As `Store.expire`."""
+        self._renewer.expire()
 
     def _lane_after(self, refused: S3RareOperations) -> S3RareOperations | None:
         """Returns the lane to try after one that says that the bucket is elsewhere, or None; workers are told of it too."""
@@ -129,7 +89,7 @@ class S3Store:
                 from .s3_rare_sdk import S3RareSdkOperations
 
                 self._lane = S3RareSdkOperations(self.root, wire)
-                self.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
+                self._renewer.spec = msgspec.structs.replace(self.spec, slow_because=ELSEWHERE)
             return self._lane
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
@@ -268,12 +228,7 @@ def _list_page(lane: S3RareOperations, prefix: str, recursive: bool, token: str 
 def _renew_locks() -> None:
     # A thread of the parent may have held one at the moment of the fork; here it would never be released.
     for store in list(_here):
-        store._renewing = threading.Lock()
         store._moving = threading.Lock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _now_s() -> float:
-    return datetime.now(UTC).timestamp()

@@ -94,6 +94,11 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     slow_because: str | None = None
     """Why requests go by the SDK lane, in words; None for the fast lane."""
 
+    @property
+    def identity(self) -> tuple[str, str | None] | None:
+        """What differs where other credentials have come; None for none."""
+        return None if self.access_key is None else (self.access_key, self.token)
+
     def __repr__(self) -> str:
         identity = "anonymous" if self.access_key is None else "signed"
         return (

@@ -124,8 +124,8 @@ def test_a2_after_a_long_pause_not_even_the_first_request_is_signed_by_what_has_
     s3dlio.get("s3://bucket/key")
     first = seen.pop()
     for store in list(s3._here):
-        monkeypatch.setattr(store, "spec", msgspec.structs.replace(store.spec, expires_at_s=1.0))
-        monkeypatch.setattr(store._renewal, "due_s", 1.0)
+        monkeypatch.setattr(store._renewer, "spec", msgspec.structs.replace(store.spec, expires_at_s=1.0))
+        monkeypatch.setattr(store._renewer._renewal, "due_s", 1.0)
         store.wire._signer._stamp = None  # a second has passed
     threads = [threading.Thread(target=s3dlio.get, args=("s3://bucket/key",)) for _ in range(8)]
     for thread in threads:
