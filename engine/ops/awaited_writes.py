@@ -9,12 +9,11 @@ from ..memory.buffers import as_payload
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread
 from ..pool.lanes import Lane
-from ..stores import registry
 from ..stores.base import arun, arun_pages
 from ..stores.registry import is_file_scheme
 from .awaited_uploads import put_object_async
 from .batch import end_puts, pairs_of
-from .buckets import as_dicts, bucket_uri, make_bucket, make_prefix, remove_bucket
+from .buckets import as_dicts, bucket_uri, containers_of, make_bucket, make_prefix, remove_bucket
 from .copies import copy_one, move_one
 from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
@@ -103,20 +102,20 @@ async def rename_async(src: str, dst: str) -> None:
     await perform_async(move_one, src, dst)
 
 
-async def create_bucket_async(name: str) -> None:
+async def create_bucket_async(name: str | None = None, *, bucket_name: str | None = None) -> None:
     """Makes a bucket or container, as `create_bucket`."""
-    await perform_async(make_bucket, bucket_uri(name))
+    await perform_async(make_bucket, bucket_uri(name, bucket_name))
 
 
-async def delete_bucket_async(name: str) -> None:
+async def delete_bucket_async(name: str | None = None, *, bucket_name: str | None = None) -> None:
     """Deletes an empty bucket or container, as `delete_bucket`."""
-    await perform_async(remove_bucket, bucket_uri(name))
+    await perform_async(remove_bucket, bucket_uri(name, bucket_name))
 
 
 async def list_containers_async(uri: str) -> list[dict[str, Any]]:
     """Returns the buckets or containers of an account, as `list_containers`."""
     # What opens an account may take as long as credentials do.
-    operation = await in_thread(registry.list_containers, uri)
+    operation = await in_thread(containers_of, uri)
     return as_dicts(await arun(operation, async_fetcher().run))
 
 
