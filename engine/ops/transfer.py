@@ -43,7 +43,7 @@ def upload(
     progress: bool = False,
     follow_symlinks: bool = False,
     errors: Errors = "raise",
-    src_patterns: Sequence[Path] | None = None,
+    src_patterns: Path | Sequence[Path] | None = None,
     dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files, or the objects of another store, below a URI; each object appears whole or not at all.
@@ -134,7 +134,7 @@ async def upload_async(
     progress: bool = False,
     follow_symlinks: bool = False,
     errors: Errors = "raise",
-    src_patterns: Sequence[Path] | None = None,
+    src_patterns: Path | Sequence[Path] | None = None,
     dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files below a URI, as `upload`, by a thread of the event loop's executor. Cancelled, it takes back what it had begun."""
