@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from ..errors import ConfigurationError
 from ..pool.in_threads import in_thread
@@ -72,7 +72,7 @@ def upload(
         ObjectChangedError: A file changed while it was read; nothing of it is visible.
         S3dlioError: As `get` and `put_bytes`, of the first file that failed.
     """
-    source: Path | Sequence[Path] = _one_of("src_uri and src_patterns", src_uri, src_patterns)
+    source = _one_of("src_uri and src_patterns", src_uri, src_patterns)
     target = _one_of("dest_uri and dest_prefix", dest_uri, dest_prefix)
     start = partial(
         _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
@@ -138,7 +138,7 @@ async def upload_async(
     dest_prefix: str | None = None,
 ) -> TransferSummary:
     """Writes files below a URI, as `upload`, by a thread of the event loop's executor. Cancelled, it takes back what it had begun."""
-    source: Path | Sequence[Path] = _one_of("src_uri and src_patterns", src_uri, src_patterns)
+    source = _one_of("src_uri and src_patterns", src_uri, src_patterns)
     target = _one_of("dest_uri and dest_prefix", dest_uri, dest_prefix)
     start = partial(
         _upload, source, target, max_in_flight, create_bucket, recursive, pattern, skip_existing, progress, follow_symlinks
@@ -186,7 +186,7 @@ def _stoppable(start: Callable[[Stop], T], stop: Stop) -> tuple[T | None, BaseEx
         return None, stopped
 
 
-def _one_of(names: str, one: T | None, other: T | None) -> T:
+def _one_of(names: str, one: Any, other: Any) -> Any:
     found = [value for value in (one, other) if value is not None]
     if len(found) != 1:
         raise ConfigurationError(f"{names} are two names of one thing; give one")
