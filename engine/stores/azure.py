@@ -16,7 +16,7 @@ from ..errors import (
     ProtocolError,
     S3dlioError,
 )
-from ..types import Container, ObjectInfo
+from ..types import Container, ListEntry, ObjectInfo
 from .azure_config import AzureSpec, configured_account, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
 from .azure_wire import AzureWire, check_key
@@ -80,17 +80,22 @@ class AzureStore:
         return self._lane.stat(key)
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
-        """As `Store.list_pages`, by List Blobs; pages come when they are asked for.
+        """As `Store.list_pages`, by List Blobs; pages come when they are asked for. What a page repeats of the one before is left out.
 
         Raises:
             ProtocolError: The server gave a marker twice, so the listing would never end.
         """
         marker: str | None = None
         seen: set[str] = set()
+        known: dict[str, ListEntry] = {}
+        """What the last page held: a prefix may go on behind its end."""
         while True:
             page = yield from self._lane.list_page(prefix, recursive, marker)
-            if page.entries:
-                yield page.entries
+            entries = {entry.uri: entry for entry in page.entries}
+            fresh = [entry for uri, entry in entries.items() if uri not in known]
+            if fresh:
+                yield fresh
+            known = entries
             marker = page.next_marker
             if marker is None:
                 return

@@ -257,6 +257,11 @@ def test_i11_a_listing_goes_on_behind_an_empty_page(az: ScriptedServer) -> None:
     assert "prefix=x" in az.requests[2].query
 
 
+def test_i11_what_a_page_repeats_of_the_one_before_is_listed_once(az: ScriptedServer) -> None:
+    az.then(page(["a", "b"], "1"), page(["b", "c"]))
+    assert s3dlio.list(ROOT, recursive=True) == [ROOT + name for name in "abc"]
+
+
 def test_i11_a_repeated_marker_is_an_error_and_no_endless_loop(az: ScriptedServer) -> None:
     az.script = lambda request: page(["a"], "again")
     with pytest.raises(s3dlio.ProtocolError):
