@@ -62,7 +62,7 @@ def put_many(
     """
     is_returned, outcomes = check_errors(errors), Outcomes(keeps=errors == "return")
     todos = ((uri, partial(write, data=data)) for uri, data in pairs_of(items))
-    perform_many(todos, check_in_flight(max_in_flight), outcomes.note)
+    perform_many(todos, check_in_flight(max_in_flight), outcomes.note, are_writes=True)
     return end_puts(outcomes, is_returned)
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from ..errors import ConfigurationError, S3dlioError
 from ..pool.inline import inline_fetcher
 from ..stores.base import Operation, Store, run
-from ..stores.registry import locate
+from ..stores.registry import is_file_scheme, locate
+from .beside import Beside
 
 T = TypeVar("T")
 
@@ -53,20 +54,29 @@ def perform(make: Callable[..., Operation[T]], *uris: str) -> T:
     return run(make(*map(place_of, uris)), inline_fetcher().run)
 
 
-def perform_many(todos: Iterable[Todo], max_in_flight: int, on_end: OnEnd) -> None:
-    """Does many things side by side, each begun when there is room for it; errors of each go to `on_end`."""
+def perform_many(todos: Iterable[Todo], max_in_flight: int, on_end: OnEnd, *, are_writes: bool = False) -> None:
+    """Does many things side by side, each begun when there is room for it; errors of each go to `on_end`.
+
+    What is done to local files is done one after the other, but `are_writes`: these wait for disks, in threads.
+    """
 
     def begun() -> Iterator[tuple[int, Operation[Any]]]:
         for number, (uri, make) in enumerate(todos):
             try:
-                operation = make(place_of(uri))
+                place = place_of(uri)
+                operation = make(place)
             except ITEM_ERRORS as error:
                 on_end(number, error)
+                continue
+            if are_writes and is_file_scheme(place.store.root):
+                beside.begin(number, operation)
             else:
                 yield number, operation
 
-    for number, result in inline_fetcher().run_many(begun(), max_in_flight):
-        on_end(number, result)
+    with Beside(max_in_flight, on_end) as beside:
+        for number, result in inline_fetcher().run_many(begun(), max_in_flight):
+            on_end(number, result)
+        beside.finish()
 
 
 ITEM_ERRORS = (S3dlioError, TypeError)

@@ -108,7 +108,8 @@ def put(
     if plan.makes_bucket:
         perform(make_bucket, plan.base)
     outcomes = Outcomes(keeps=False)
-    perform_many(((uri, partial(write, data=data)) for uri, data in plan.pairs(plan.data())), plan.max_in_flight, outcomes.note)
+    todos = ((uri, partial(write, data=data)) for uri, data in plan.pairs(plan.data()))
+    perform_many(todos, plan.max_in_flight, outcomes.note, are_writes=True)
     outcomes.raise_first()
 
 
