@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ..config import settings
 from ..errors import InternalError, S3dlioError, UnsafeNameError
 from ..fetch.request import Fetch
 from ..pool.jobs import Job, Work, of_store, read
@@ -21,6 +22,7 @@ from ..types import ListEntry
 from ..uri import MAX_KEY_BYTES
 from .safe_tree import OpenFile, SafeTree, Stamp
 from .transfer_names import Found, Item, Refused, Shadows, is_up_to_date, path_of, time_ns
+from .uploads import part_size
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -104,9 +106,10 @@ def read_item(item: Item, start: int = 0, end: int | None = None) -> Job[BytesVi
 class Sink(Protocol):
     """An object of the target that comes in parts."""
 
-    min_part_bytes: int
-    max_parts: int
+    part_bytes: int
+    """Of each part but the last."""
     is_sequential: bool
+    """Whether parts must come one after the other."""
 
     def put_part(self, number: int, offset: int, data: memoryview, is_last: bool) -> Job[None]:
         """Writes part `number`, whose first byte is byte `offset` of the object."""
@@ -124,8 +127,8 @@ class Sink(Protocol):
 class Target(Protocol):
     """Where objects go."""
 
-    max_put_bytes: int
-    """The longest object that `put` takes."""
+    split_above_bytes: int
+    """What is longer goes by `begin`."""
 
     def prepare(self) -> Job[None]:
         """Does what comes before the first object."""
@@ -179,7 +182,7 @@ class StoreTarget:
             create_bucket: Whether the bucket is made first; one that is there already is no error.
             skip_existing: Whether what is there is to be known.
         """
-        self.max_put_bytes = store.max_put_bytes
+        self.split_above_bytes = min(settings().multipart_above_bytes, store.max_put_bytes)
         self._store = store
         self._key_of = key_of
         self._prefix = prefix
@@ -233,7 +236,7 @@ class StoreTarget:
     def begin(self, item: Item) -> Job[Sink]:
         """As `Target.begin`."""
         upload = yield from of_store(self._store, self._store.begin_upload(self._key_of(item.name)))
-        return _StoreSink(self._store, upload)
+        return _StoreSink(self._store, upload, item.size)
 
     def finish(self) -> Job[None]:
         """As `Target.finish`."""
@@ -244,9 +247,8 @@ class StoreTarget:
 
 
 class _StoreSink:
-    def __init__(self, store: Store, upload: Upload) -> None:
-        self.min_part_bytes = upload.min_part_bytes
-        self.max_parts = upload.max_parts
+    def __init__(self, store: Store, upload: Upload, size: int) -> None:
+        self.part_bytes = part_size(size, upload)
         self.is_sequential = upload.is_sequential
         self._store = store
         self._upload = upload
@@ -264,8 +266,6 @@ class _StoreSink:
 class TreeTarget:
     """Files below a directory, each with the time and the version of its object."""
 
-    max_put_bytes = 1 << 62
-
     def __init__(self, root: str, file_name: str | None = None) -> None:
         """Asks for nothing yet.
 
@@ -273,6 +273,7 @@ class TreeTarget:
             root: A path; the directory is made if it is missing.
             file_name: The name of the one file that comes; None where each is called as in the source.
         """
+        self.split_above_bytes = settings().split_above_bytes
         self._root = root
         self._opened: SafeTree | None = None
         self._file_name = file_name
@@ -348,11 +349,10 @@ class TreeTarget:
 
 
 class _FileSink:
-    min_part_bytes = 1
-    max_parts = 1 << 62
     is_sequential = False
 
     def __init__(self, file: OpenFile, stamp: Stamp) -> None:
+        self.part_bytes = settings().part_bytes
         self._file = file
         self._stamp = stamp
 

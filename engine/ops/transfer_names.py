@@ -138,9 +138,3 @@ def is_up_to_date(source: Item, size: int | None, last_modified: str | None) -> 
     if size != source.size or changed_ns is None or written_ns is None:
         return False
     return written_ns // 10**9 > changed_ns // 10**9
-
-
-def part_bytes_of(size: int, wanted: int, smallest: int, max_parts: int) -> int:
-    """Returns how long each part but the last is: about `wanted`, at least `smallest` and a multiple of it, and not too many."""
-    needed = max(wanted, -(-size // max_parts), smallest)
-    return -(-needed // smallest) * smallest

@@ -2,8 +2,9 @@
 
 Rules:
 
-* An object up to `split_above_bytes` is read and written at once. A longer one goes by parts, several at once, each of the version that
-  was listed: it is begun, its parts are written, it is completed; where anything fails it is aborted, once no part is under way any more.
+* An object up to the target's `split_above_bytes` is read and written at once. A longer one goes by parts, several at once, each of
+  the version that was listed: it is begun, its parts are written, it is completed; where anything fails it is aborted, once no part is
+  under way any more.
 * What is under way holds at most `_MAX_BYTES` in memory, however long the objects are; one part may always go.
 * The parts of objects that were begun come before new objects, so that few are open.
 * An object that fails is recorded, and the others go on. What concerns all (the listing, the bucket, credentials) ends the transfer.
@@ -21,7 +22,7 @@ from ..config import settings
 from ..errors import AuthenticationError, CertificateError, ExpiredCredentialsError, S3dlioError
 from ..pool.jobs import Job, Jobs, Stop, carry_out
 from .transfer_ends import Sink, Source, Target, read_item
-from .transfer_names import Found, Item, Refused, part_bytes_of
+from .transfer_names import Found, Item, Refused
 from .transfer_summary import TransferSummary
 
 _MAX_BYTES: Final = 256 << 20
@@ -67,8 +68,6 @@ class Transfer:
         self._skip_existing = skip_existing
         self._tell = tell
         self._max_in_flight = max_in_flight
-        self._part_bytes = limits.part_bytes
-        self._split_above = min(limits.split_above_bytes, target.max_put_bytes)
         self._max_bytes = min(_MAX_BYTES, limits.memory_bytes or _MAX_BYTES)
         self._stop = stop
         self._jobs: Jobs[Any]
@@ -184,7 +183,7 @@ class Transfer:
             return False
         item = self._todo[0][1]
         # What has no version that a later part could be held to is read at once.
-        is_large = item.size > self._split_above and item.version is not None and not item.version.startswith("W/")
+        is_large = item.size > self._target.split_above_bytes and item.version is not None and not item.version.startswith("W/")
         if is_large:
             if self._is_beginning or any(large.is_ready for large in self._large):
                 return False
@@ -244,7 +243,7 @@ class Transfer:
         if isinstance(result, bool | S3dlioError):
             self._count(index, item, result)
         else:
-            self._large.append(_Large(index, item, result, self._part_bytes))
+            self._large.append(_Large(index, item, result))
 
     def _count(self, index: int, item: Item, result: bool | S3dlioError) -> None:
         if isinstance(result, S3dlioError):
@@ -295,11 +294,11 @@ class Transfer:
 class _Large:
     """An object that comes in parts."""
 
-    def __init__(self, index: int, item: Item, sink: Sink, part_bytes: int) -> None:
+    def __init__(self, index: int, item: Item, sink: Sink) -> None:
         self.index = index
         self.item = item
         self.sink = sink
-        self.part_bytes = part_bytes_of(item.size, part_bytes, sink.min_part_bytes, sink.max_parts)
+        self.part_bytes = sink.part_bytes
         self.num_under_way = 0
         self.error: S3dlioError | None = None
         """Why it fails; no part is begun any more."""

@@ -45,6 +45,18 @@ def test_one_object_goes_up_and_comes_down(place: Place, tmp_path: Path) -> None
     assert (tmp_path / "down" / "name").read_bytes() == b"data"
 
 
+def test_long_files_go_up_in_parts_and_come_down_in_parts(place: Place, tmp_path: Path) -> None:
+    # Where parts may not be so short they are as short as they may be: of 5 MiB on S3, of 256 KiB on GCS.
+    s3dlio.configure(part_bytes=128 << 10, split_above_bytes=1 << 20, put_part_bytes=128 << 10, multipart_above_bytes=1 << 20)
+    tree = {"long": random.Random(1).randbytes((5 << 20) + 1), "edge": random.Random(2).randbytes(1 << 20), "short": b"1"}
+    _write_tree(tmp_path / "src", tree)
+    assert place.verbs.upload(str(tmp_path / "src"), place.uri("dest/")).bytes == _num_bytes(tree)
+    assert place.contents() == {f"dest/{key}": data for key, data in tree.items()}
+    assert place.oracle.leftovers() == []
+    assert place.verbs.download(place.uri("dest/"), str(tmp_path / "down")).bytes == _num_bytes(tree)
+    assert _read_tree(tmp_path / "down") == tree
+
+
 def test_what_is_there_already_is_skipped_and_what_changed_is_not(place: Place, tmp_path: Path) -> None:
     _write_tree(tmp_path / "src", TREE)
     for path in (tmp_path / "src").rglob("*.bin"):

@@ -29,7 +29,8 @@ PART_BYTES = 5 * MIB
 def bucket(moto_s3: MotoServer, s3_env: PointAt) -> Iterator[str]:
     """The URI of an empty bucket on moto; objects above 5 MiB go in parts."""
     s3_env(moto_s3.endpoint)
-    s3dlio.configure(part_bytes=PART_BYTES, split_above_bytes=PART_BYTES, max_attempts=3, backoff_initial_s=0.01)
+    s3dlio.configure(part_bytes=PART_BYTES, split_above_bytes=PART_BYTES, put_part_bytes=PART_BYTES, multipart_above_bytes=PART_BYTES)
+    s3dlio.configure(max_attempts=3, backoff_initial_s=0.01)
     yield f"s3://{moto_s3.endpoint.new_bucket()}/"
     s3dlio.shutdown()
 
@@ -226,7 +227,8 @@ def test_a_cancelled_download_ends_at_once_and_leaves_the_old_file(served: Objec
 
 def test_u1_a_cancelled_upload_is_aborted(scripted: ScriptedServer, tmp_path: Path) -> None:
     """The server begins the upload, and is silent over its parts; the abort reaches it all the same."""
-    s3dlio.configure(part_bytes=PART_BYTES, split_above_bytes=PART_BYTES, silence_timeout_s=30, first_byte_timeout_s=30, deadline_s=60)
+    s3dlio.configure(put_part_bytes=PART_BYTES, multipart_above_bytes=PART_BYTES)
+    s3dlio.configure(silence_timeout_s=30, first_byte_timeout_s=30, deadline_s=60)
     fill(tmp_path, {"k": 3 * PART_BYTES})
     is_stalled, is_over = threading.Event(), threading.Event()
     begun = b"<InitiateMultipartUploadResult><Bucket>bucket</Bucket><Key>k</Key><UploadId>ID</UploadId></InitiateMultipartUploadResult>"

@@ -38,7 +38,9 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture
 def small_parts(clean_aws_env: None) -> None:
-    s3dlio.configure(part_bytes=PART_BYTES, split_above_bytes=2 * PART_BYTES)
+    s3dlio.configure(
+        part_bytes=PART_BYTES, split_above_bytes=2 * PART_BYTES, put_part_bytes=PART_BYTES, multipart_above_bytes=2 * PART_BYTES
+    )
 
 
 def fill(root: Path, files: dict[str, int]) -> dict[str, bytes]:
@@ -430,9 +432,9 @@ def test_a_bucket_is_made_where_that_is_asked_for(bucket: str, tmp_path: Path) -
 
 
 def test_memory_is_bounded_whatever_the_objects_are(
-    bucket: str, clean_aws_env: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, small_parts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    s3dlio.configure(part_bytes=PART_BYTES, split_above_bytes=2 * PART_BYTES, memory_bytes=4 * PART_BYTES)
+    s3dlio.configure(memory_bytes=4 * PART_BYTES)
     contents = fill(tmp_path / "in", {f"{number:02d}": 130_000 for number in range(20)} | {"large": 40 * PART_BYTES})
     held = [0]
 

@@ -17,7 +17,6 @@ from s3dlio.engine.ops.transfer_names import (
     Shadows,
     distinct,
     is_up_to_date,
-    part_bytes_of,
     path_of,
     time_ns,
 )
@@ -164,18 +163,6 @@ def test_an_object_is_up_to_date_if_it_has_the_size_and_was_written_after_the_ch
     source = item("x", 7, "2026-01-31T12:00:00Z")
     assert is_up_to_date(source, size, written) is wanted
     assert not is_up_to_date(source._replace(last_modified=None), size, written)
-
-
-@given(
-    st.integers(1, 1 << 45), st.integers(1, 1 << 26), st.sampled_from([1, 5 << 20, 256 << 10]), st.sampled_from([10_000, 50_000, 1 << 40])
-)
-@example(5 << 40, 8 << 20, 5 << 20, 10_000)
-def test_parts_are_few_enough_and_long_enough(size: int, wanted: int, smallest: int, max_parts: int) -> None:
-    found = part_bytes_of(size, wanted, smallest, max_parts)
-    assert found >= smallest
-    assert found % smallest == 0
-    assert -(-size // found) <= max_parts
-    assert found < max(wanted, size // max_parts + 1, smallest) + smallest
 
 
 def test_a_summary_says_in_words_what_was_done_and_what_was_not() -> None:
