@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,3 +182,26 @@ def test_u1_a_caller_who_is_cancelled_leaves_no_upload_behind(store: WriteServer
     run(main())
     assert store.uploads == {}
     assert "DELETE upload" in store.log
+
+
+def test_u1_ctrl_c_leaves_no_upload_behind(store: WriteServer) -> None:
+    s3dlio.configure(multipart_above_bytes="5MiB", put_part_bytes="5MiB")
+    go_on = threading.Event()
+
+    def interrupt(request: Request) -> Any:
+        if "partNumber=2" not in request.query or go_on.is_set():
+            return None
+
+        def handle(request: Request, connection: Connection) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            connection.wait_for(go_on)
+
+        return handle
+
+    store.faults = [interrupt]
+    with pytest.raises(KeyboardInterrupt):
+        s3dlio.put_many([("s3://bucket/long", bytes(11 << 20)), *items(5)], 4)
+    go_on.set()
+    assert store.uploads == {}
+    assert "/bucket/long" not in store.objects
+    s3dlio.put_many(items(5))
