@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -50,18 +51,24 @@ class AzureOperations:
 
     def ask(
         self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None
-    ) -> Operation[tuple[ResponseHead, bytes]]:
-        """Sends one request, with its retries, and returns the answer's head and body."""
+    ) -> Operation[ResponseHead]:
+        """Sends one request, with its retries, and returns the head of its answer."""
         num_bytes = 0 if payload is None else payload.nbytes
         make = partial(self.wire.request, method, key, query, headers, num_bytes)
         fetch = yield Exchange(None, self.root + key, self.wire, method, make, payload=payload)
         assert fetch.reply is not None
-        return fetch.reply, bytes(fetch.body)
+        return fetch.reply
 
-    def ask_account(self, query: Pairs) -> Operation[bytes]:
-        """Sends a GET about the account, and returns the answer's body."""
-        fetch = yield Exchange(None, self.root, self.wire, "GET", partial(self.wire.request_account, "GET", query))
-        return bytes(fetch.body)
+    def ask_for_list(self, query: Pairs, take: Callable[[bytes], None]) -> Operation[None]:
+        """Sends a GET about the container, or, where there is none, the account.
+
+        Args:
+            query: What it is about.
+            take: Called with the answer's body; what it raises makes a failure of the answer, which is asked for again.
+        """
+        exchange = Exchange(None, self.root, self.wire, "GET", partial(self.wire.request_list, query))
+        exchange.check = lambda fetch: take(bytes(fetch.body))
+        yield exchange
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`, by Get Blob Properties."""
@@ -71,15 +78,15 @@ class AzureOperations:
         return _describe_object(self.root + key, head)
 
     def _head(self, key: str) -> Operation[ResponseHead]:
-        return (yield from self.ask("HEAD", key))[0]
+        return (yield from self.ask("HEAD", key))
 
     def list_page(self, prefix: str, recursive: bool, marker: str | None, max_results: int | None = None) -> Operation[ListPage]:
         """Returns the page of a listing that `marker` stands for, or the first."""
-        query: Pairs = (OF_CONTAINER, ("comp", "list"))
         given = {"prefix": prefix, "delimiter": "" if recursive else "/", "marker": marker, "maxresults": max_results}
-        query = (*query, *((name, str(value)) for name, value in given.items() if value))
-        _, body = yield from self.ask("GET", "", query)
-        return parse_list_page(body, self.root)
+        query = (OF_CONTAINER, ("comp", "list"), *((name, str(value)) for name, value in given.items() if value))
+        pages: list[ListPage] = []
+        yield from self.ask_for_list(query, lambda body: pages.append(parse_list_page(body, self.root)))
+        return pages[-1]
 
     def put(self, key: str, data: memoryview, create_only: bool) -> Operation[None]:
         """As `Store.put`, by Put Blob."""
@@ -92,11 +99,11 @@ class AzureOperations:
     ) -> Operation[ResponseHead | None]:
         """Makes an object by one request; returns its answer's head, or None where that was lost."""
         if not create_only:
-            return (yield from self.ask("PUT", key, query, headers, data))[0]
+            return (yield from self.ask("PUT", key, query, headers, data))
         tag = secrets.token_hex(16)
         conditions = (("if-none-match", "*"), (_TAG, tag))
         try:
-            return (yield from self.ask("PUT", key, query, (*headers, *conditions), data))[0]
+            return (yield from self.ask("PUT", key, query, (*headers, *conditions), data))
         except AlreadyExistsError:
             if not (yield from self._is_ours(key, tag)):
                 raise
@@ -150,7 +157,7 @@ class AzureOperations:
         """
         check_key(key, self.root, is_new=True)
         try:
-            head, _ = yield from self.ask("PUT", key, (), [("x-ms-copy-source", source_url)])
+            head = yield from self.ask("PUT", key, (), [("x-ms-copy-source", source_url)])
         except NotFoundError as error:
             if error.message.startswith(("BlobNotFound", "CannotVerifyCopySource")):
                 error.uri = source_uri
@@ -209,12 +216,14 @@ class AzureOperations:
             ProtocolError: The server gave a marker twice.
         """
         found: list[Container] = []
+        pages: list[tuple[list[Container], str | None]] = []
         marker: str | None = None
         seen: set[str | None] = set()
         while marker not in seen:
             seen.add(marker)
             query = (("comp", "list"), *((("marker", marker),) if marker else ()))
-            page, marker = parse_container_page((yield from self.ask_account(query)), self.root)
+            yield from self.ask_for_list(query, lambda body: pages.append(parse_container_page(body, self.root)))
+            page, marker = pages[-1]
             found += page
             if marker is None:
                 return found

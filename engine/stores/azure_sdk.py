@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES, MAX_ERROR_BODY_BYTES
 from ..fetch.http1 import ResponseHead, parse_head
+from ..fetch.loan import Loan
 from ..fetch.sdk_lane import Call, Stream
 from ..fetch.shared_key import Pairs, check_headers
 from ..fetch.sigv4 import encode_key, encode_query
@@ -58,7 +59,6 @@ from .quiet import quiet
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient
 
-Answer = tuple[ResponseHead, bytes]
 _MAX_BODY_BYTES: Final = 64 << 20
 """As of an `Exchange`."""
 
@@ -101,21 +101,27 @@ class AzureSdkWire:
             data = _read_all(response, MAX_CHUNKED_BYTES)
         return _head_of(response, len(data)), _Body(response, uri, io.BytesIO(data))
 
-    def ask(self, method: str, key: str, query: Pairs, headers: Pairs, payload: bytes | None) -> Answer:
-        """Sends a request about an object, or, by the empty key, the container; returns the answer's head and body.
+    def ask(self, method: str, key: str, query: Pairs, headers: Pairs, payload: Loan | None = None) -> ResponseHead:
+        """Sends a request about an object, or, by the empty key, the container; returns its answer's head.
 
         Raises:
             S3dlioError: As the store says.
         """
-        return self._ask(method, self._path(key, query), query, headers, payload, self.spec.root + key)
+        uri = self.spec.root + key
+        response = self._send(method, self._path(key, query), query, headers, payload, uri)
+        with _translated(uri):
+            num_bytes = len(_read_all(response, _MAX_BODY_BYTES))
+        return _head_of(response, None if method == "HEAD" else num_bytes)
 
-    def ask_account(self, query: Pairs) -> Answer:
-        """Sends a GET about the account.
+    def ask_for_list(self, query: Pairs) -> bytes:
+        """Sends a GET about the container, or, where there is none, the account; returns its answer's body.
 
         Raises:
             S3dlioError: As the store says.
         """
-        return self._ask("GET", f"{self.spec.path}/", query, (), None, self.spec.root)
+        response = self._send("GET", f"{self.spec.path}/{self.spec.container}", query, (), None, self.spec.root)
+        with _translated(self.spec.root):
+            return _read_all(response, _MAX_BODY_BYTES)
 
     def url(self, key: str) -> Hidden:
         """As `AzureWire.url`."""
@@ -128,14 +134,7 @@ class AzureSdkWire:
         path = f"{self.spec.path}/{self.spec.container}"
         return f"{path}/{encode_key(key)}" if key else path
 
-    def _ask(self, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None, uri: str) -> Answer:
-        response = self._send(method, path, query, headers, payload, uri)
-        with _translated(uri):
-            data = _read_all(response, _MAX_BODY_BYTES)
-        is_head = method == "HEAD"
-        return _head_of(response, None if is_head else len(data)), data
-
-    def _send(self, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None, uri: str) -> Any:
+    def _send(self, method: str, path: str, query: Pairs, headers: Pairs, payload: Loan | None, uri: str) -> Any:
         """Returns an answer below 300, whose body is still to be read: a `requests.Response`."""
         check_headers(headers)
         if self._renew is not None:
@@ -155,7 +154,7 @@ class AzureSdkWire:
         raise with_identity(error, spec, self.on_expired)
 
     def _request(
-        self, spec: AzureSpec, method: str, path: str, query: Pairs, headers: Pairs, payload: bytes | None
+        self, spec: AzureSpec, method: str, path: str, query: Pairs, headers: Pairs, payload: Loan | None
     ) -> tuple[Any, Any]:
         client = self._client(spec)
         from azure.core.pipeline.transport import HttpRequest
@@ -163,8 +162,11 @@ class AzureSdkWire:
         text = encode_query(query)
         request = HttpRequest(method, f"{_base_url(spec)}{path}" + (f"?{text}" if text else ""))
         request.headers.update({"x-ms-version": VERSION, "accept-encoding": "identity", **dict(headers)})
-        if method not in {"GET", "HEAD"}:
-            request.set_bytes_body(payload or b"")
+        if payload:
+            request.headers["content-length"] = str(len(payload))
+            request.data = payload
+        elif method not in {"GET", "HEAD"}:
+            request.set_bytes_body(b"")
         # There is no public way to send a request of one's own; this one is as old as the package.
         return client._pipeline, request
 
@@ -200,22 +202,18 @@ class AzureSdkOperations(AzureOperations):
 
     def ask(
         self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None
-    ) -> Operation[tuple[ResponseHead, bytes]]:
+    ) -> Operation[ResponseHead]:
         """As on the fast lane."""
-        # A copy, and now: the caller may change it as soon as the call is over, whatever a thread still does.
-        body = None if payload is None else bytes(payload)
-        call = Call(self.root + key, self.wire, partial(self.wire.ask, method, key, query, headers, body))
-        done = yield call
+        done = yield Call(self.root + key, self.wire, partial(self.wire.ask, method, key, query, headers), payload)
         assert isinstance(done, Call)
-        answer: Answer = done.result
-        return answer
+        head: ResponseHead = done.result
+        return head
 
-    def ask_account(self, query: Pairs) -> Operation[bytes]:
+    def ask_for_list(self, query: Pairs, take: Callable[[bytes], None]) -> Operation[None]:
         """As on the fast lane."""
-        done = yield Call(self.root, self.wire, partial(self.wire.ask_account, query))
-        assert isinstance(done, Call)
-        answer: Answer = done.result
-        return answer[1]
+        call = Call(self.root, self.wire, partial(self.wire.ask_for_list, query))
+        call.check = lambda done: take(done.result)
+        yield call
 
 
 class _Body:

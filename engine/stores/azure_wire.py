@@ -102,7 +102,6 @@ class AzureWire:
         self.on_expired = on_expired
         self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
-        self._account_path = spec.path
         self._base = f"{spec.path}/{spec.container}"
         self.use(spec)
 
@@ -148,9 +147,9 @@ class AzureWire:
         check_key(key, self.spec.root)
         return self._request(method, f"{self._base}/{encode_key(key)}" if key else self._base, query, headers, num_bytes)
 
-    def request_account(self, method: str, query: Pairs) -> bytes:
-        """Returns a request about the account."""
-        return self._request(method, f"{self._account_path}/", query, (), 0)
+    def request_list(self, query: Pairs) -> bytes:
+        """Returns a GET about the container, or, where there is none, the account."""
+        return self._request("GET", self._base, query, (), 0)
 
     def _request(self, method: str, path: str, query: Pairs, headers: Pairs, num_bytes: int) -> bytes:
         signer = self._signer

@@ -196,6 +196,13 @@ def test_who_may_write_and_not_read_writes_all_the_same(az: ScriptedServer) -> N
         do(store.put(key, memoryview(b"data"), create_only=True))
 
 
+def test_a_payload_is_sent_whole_and_again_from_its_beginning(az: ScriptedServer) -> None:
+    data = content("payload", 3_000_000)
+    az.then(close_before_headers(), az_error(500, "InternalError"), Respond(201, HEAD))
+    s3dlio.put_bytes(ROOT + "key", data)
+    assert [request.body for request in az.requests] == [data] * 3
+
+
 def test_many_threads_have_a_connection_each(az: ScriptedServer, caplog: pytest.LogCaptureFixture) -> None:
     az.script = lambda request: answer(b"data")
     assert all(bytes(view) == b"data" for view in s3dlio.get_many([ROOT + "key"] * 200, max_in_flight=32))
@@ -255,6 +262,14 @@ def test_i11_a_listing_goes_on_behind_an_empty_page(az: ScriptedServer) -> None:
     assert "marker" not in az.requests[0].query
     assert "marker=2%20%26%2B" in az.requests[2].query
     assert "prefix=x" in az.requests[2].query
+
+
+def test_i11_n12_a_page_that_comes_broken_or_as_an_error_is_asked_for_again(az: ScriptedServer) -> None:
+    whole = page(["b"])
+    broken = Respond(200, {}, bytes(whole.body)[:-20])
+    hidden = Respond(200, {}, b"<Error><Code>OperationTimedOut</Code><Message>late</Message></Error>")
+    az.then(page(["a"], "1"), broken, hidden, whole)
+    assert s3dlio.list(ROOT, recursive=True) == [ROOT + "a", ROOT + "b"]
 
 
 def test_i11_what_a_page_repeats_of_the_one_before_is_listed_once(az: ScriptedServer) -> None:
