@@ -25,6 +25,8 @@ _SENDING = Phase.SENDING
 _HEAD = Phase.HEAD
 _IDLE = Phase.IDLE
 _BODY = Phase.BODY
+_READS = ("GET", "HEAD")
+"""Methods whose answers come at once. While S3 copies, or puts parts together, it sends a space now and then, for minutes."""
 
 
 class Connection(AnswerReceiver):
@@ -210,9 +212,10 @@ class Connection(AnswerReceiver):
 
     def _num_moved(self, fetch: Fetch) -> int | None:
         """Returns how many bytes were sent or received by now; None where nobody counts."""
-        if fetch.payload is not None:
-            # Not of the answer: while S3 puts an object together it sends a space now and then, for minutes.
-            return None if self._payload is None or self.phase is not _SENDING else len(fetch.payload) - len(self._payload)
+        if self._payload is not None:
+            return None if fetch.payload is None or self.phase is not _SENDING else len(fetch.payload) - len(self._payload)
+        if fetch.method not in _READS:
+            return None
         if self.phase is not _BODY and not self._head_used:
             return None
         received = fetch.received + self._filled + self._head_used - self._skip
@@ -226,6 +229,6 @@ class Connection(AnswerReceiver):
             return f"{self.site} did not go on with the TLS handshake", limits.connect_timeout_s
         if self._payload is not None:
             return f"{self.site} took nothing more of the request's body", limits.silence_timeout_s
-        if self.phase is _BODY and (self.fetch is None or self.fetch.payload is None):
+        if self.phase is _BODY and (self.fetch is None or self.fetch.method in _READS):
             return f"{self.site} sent nothing more of the body", limits.silence_timeout_s
         return f"{self.site} did not answer", limits.first_byte_timeout_s

@@ -268,6 +268,7 @@ class FetchLoop:
             return
         if connection is None:
             fetch.attempts -= 1
+            fetch.take_back()
             fetch.state = State.QUEUED
             self._backlog.nameless.append((self._now, fetch))
             return
@@ -379,7 +380,10 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
-        is_elsewhere = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE) and connection.avoid_address()
+        is_unsent = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE)
+        if is_unsent:
+            fetch.take_back()
+        is_elsewhere = is_unsent and connection.avoid_address()
         if isinstance(error, ThrottledError):
             self._throttle(connection, error)
         elif self._throttles and error.status is not None:
@@ -495,7 +499,8 @@ class FetchLoop:
                 continue
             what, limit_s = connection.patience(limits)
             if connection.is_too_slow(self._now, limits):
-                slow = f"{connection.site} sent fewer than {limits.min_throughput_bytes_s} bytes/s for {limits.min_throughput_s:g} s"
+                what = "took" if connection.phase is _SENDING else "sent"
+                slow = f"{connection.site} {what} fewer than {limits.min_throughput_bytes_s} bytes/s for {limits.min_throughput_s:g} s"
                 self._on_failure(connection, StoreTimeoutError(slow))
                 continue
             fetch_deadline_s = connection.fetch.deadline_s if connection.fetch is not None else self._now

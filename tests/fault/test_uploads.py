@@ -397,6 +397,27 @@ def test_n12_a_200_that_says_nothing_is_no_success(store: WriteServer, body: byt
     assert store.objects == {}
 
 
+def test_an_end_for_which_the_store_takes_its_time_is_waited_for(store: WriteServer, lane: str) -> None:
+    if lane == "sdk":
+        s3dlio.configure(silence_timeout_s=20)
+    else:
+        # As S3 would, but quickly: a space every 0.2 s, where a read may be silent for 0.1 s and must bring 1 MB/s.
+        s3dlio.configure(silence_timeout_s=0.1, min_throughput_bytes_s=1_000_000, min_throughput_s=0.2)
+    upload = begun(b"part")
+
+    def take_time(request: Request, connection: Connection) -> None:
+        declaration, _, rest = bytes(store.carry_out(request).body).partition(b"\n")
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for data in (declaration, *[b" "] * 5, rest):
+            threading.Event().wait(0.2)
+            connection.send(b"%x\r\n%b\r\n" % (len(data), data))
+        connection.send(b"0\r\n\r\n")
+
+    store.faults.append(answered("POST end", take_time))
+    perform(upload.complete())
+    assert store.log.count("POST end") == 1
+
+
 def test_u4_an_end_that_answered_500_and_worked_is_a_success(store: WriteServer) -> None:
     upload = begun(DATA[:PART], b"end")
 

@@ -21,6 +21,7 @@ import s3dlio
 from s3dlio.engine.config import settings
 from s3dlio.engine.fetch import tls
 from s3dlio.engine.fetch.loop import FetchLoop
+from s3dlio.engine.fetch.origin import Origin
 from s3dlio.engine.fetch.request import Exchange, State
 from s3dlio.engine.ops.awaited_uploads import put_object_async
 from s3dlio.engine.ops.uploads import put_object
@@ -345,18 +346,36 @@ class TlsEarlyServer(EarlyServer):
 # Servers that take nothing more, and callers who leave.
 
 
+class PlainWire:
+    """A wire to a port on this machine."""
+
+    is_local, expires_at_s = False, None
+
+    def __init__(self, port: int) -> None:
+        self.origin = Origin("127.0.0.1", port, False, None)
+
+
+def test_n14_a_server_that_takes_too_little_is_left(clean_aws_env: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        loop = FetchLoop(settings(silence_timeout_s=1000, min_throughput_s=30, max_attempts=1, deadline_s=5000), 1)
+        wire = PlainWire(listener.getsockname()[1])
+        fetch = Exchange(None, URI, wire, "PUT", lambda: b"PUT / HTTP/1.1\r\n\r\n", payload=memoryview(LONG))
+        loop.submit(fetch)
+        loop.poll(0.1)
+        with listener.accept()[0]:
+            while fetch.state is not State.FAILED:
+                loop.note_wait(40)
+                loop.poll(0.01)
+        assert isinstance(fetch.error, s3dlio.StoreTimeoutError)
+        assert "took fewer than 1024 bytes/s" in fetch.error.message
+        loop.close()
+
+
 def test_n13_what_the_server_takes_is_a_sign_of_life(clean_aws_env: None) -> None:
-    class Wire:
-        is_local, expires_at_s = False, None
-
-        def __init__(self, port: int) -> None:
-            from s3dlio.engine.fetch.origin import Origin
-
-            self.origin = Origin("127.0.0.1", port, False, None)
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
         loop = FetchLoop(settings(silence_timeout_s=10, max_attempts=1, deadline_s=1000), 1)
-        fetch = Exchange(None, URI, Wire(listener.getsockname()[1]), "PUT", lambda: b"PUT / HTTP/1.1\r\n\r\n", payload=memoryview(LONG))
+        wire = PlainWire(listener.getsockname()[1])
+        fetch = Exchange(None, URI, wire, "PUT", lambda: b"PUT / HTTP/1.1\r\n\r\n", payload=memoryview(LONG))
         loop.submit(fetch)
         loop.poll(0.1)
         with listener.accept()[0] as sock:
