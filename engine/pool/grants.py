@@ -339,7 +339,7 @@ class Grants(Ledger):
             if member is None:
                 command = FetchPart(number, item.store, item.key, start, end, item.size, part.version, offset, room)
             else:
-                command = FetchPart(number, member.store, member.key, 0, None, member.size, member.version, offset, room, item.seq)
+                command = FetchPart(number, member.store, member.key, 0, None, member.size, member.version, offset, room, slot.start)
         worker.commands.append(command)
 
 

@@ -45,7 +45,7 @@ class FetchPart(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     nbytes: Place
     """How much room there is; if the object needs more, the worker says `SpaceWanted`."""
     group: int = -1
-    """The batch that it is a member of, which nobody can use before all of them are there; -1 for none."""
+    """The batch that it is a member of, by the place of its slot; nobody can use that before all of them are there. -1 for none."""
 
 
 class SupplySpace(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):

@@ -443,3 +443,11 @@ def test_a_group_without_objects_or_without_a_stride_is_refused_when_it_is_made(
     for stride in (-1, 5.0, "5", None, True):
         with pytest.raises(ConfigurationError, match="stride"):
             Group([ref], stride)  # type: ignore[arg-type]
+
+
+def test_groups_of_two_runs_are_not_taken_for_one() -> None:
+    desk = Desk()
+    desk.groups("ab")
+    desk.groups("cd")
+    groups = {command.key: command.group for command in desk.fetches()}
+    assert groups["a"] == groups["b"] != groups["c"] == groups["d"]
