@@ -74,6 +74,8 @@ def _of_tensor(tensor: Any) -> memoryview:
         raise TypeError(f"the tensor is on {tensor.device}; only the memory of the CPU can be read into")
     if not tensor.is_contiguous():
         raise TypeError("the memory of this tensor is not contiguous")
+    if tensor.is_conj() or tensor.is_neg():
+        raise TypeError("the memory of this tensor is not what it shows; give resolve_conj() or resolve_neg() of it")
     import numpy as np
 
     return np.asarray(_TensorMemory(tensor)).data if tensor.nbytes else memoryview(bytearray())

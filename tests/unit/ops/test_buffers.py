@@ -72,6 +72,8 @@ def test_an_empty_buffer_is_room_for_nothing(make: Any) -> None:
         lambda: np.frombuffer(b"abcd", np.uint8),
         lambda: torch.zeros(4, 4)[:, 1],
         lambda: torch.zeros(4, device="meta"),
+        lambda: torch.zeros(4, dtype=torch.complex64).conj(),
+        lambda: torch.zeros(4, dtype=torch.complex64).conj().imag,
     ],
 )
 def test_what_cannot_be_written_to_as_bytes_is_refused(make: Any) -> None:
