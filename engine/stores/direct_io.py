@@ -130,7 +130,8 @@ def read_some(fd: int, out: memoryview, offset: int, alignment: Alignment, buffe
     start = offset - offset % block
     first, last = _round_up(offset, block), end - end % block
     if first < last and (_address(out) + first - offset) % alignment.memory == 0:
-        head, tail = buffer[:block], buffer[block : 2 * block]
+        tail_at = max(alignment)
+        head, tail = buffer[:block], buffer[tail_at : tail_at + block]
         pieces = [out[first - offset : last - offset]]
         if first != offset:
             pieces.insert(0, head)
@@ -156,11 +157,11 @@ def write_all(fd: int, data: memoryview, offset: int, alignment: Alignment, buff
         OSError: As the file system says.
     """
     block = alignment.block
-    is_aligned = bool(data) and not data.readonly and _address(data) % alignment.memory == 0
+    address = 1 if data.readonly or not data else _address(data)
     done = 0
     while done < len(data):
         whole = (len(data) - done) // block * block
-        if whole and is_aligned:
+        if whole and (address + done) % alignment.memory == 0:
             num = os.pwrite(fd, data[done : done + whole], offset + done)
         else:
             num = min(len(data) - done, len(buffer))

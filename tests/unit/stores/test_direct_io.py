@@ -22,7 +22,7 @@ from tests.support.direct_disk import direct_folder, memory_folder
 
 DATA = random.Random(7).randbytes(70_003)
 CANARY = 0xA5
-ALIGNMENTS = [Alignment(512, 512), Alignment(4, 512), Alignment(4096, 4096), Alignment(1, 4096)]
+ALIGNMENTS = [Alignment(512, 512), Alignment(4, 512), Alignment(4096, 4096), Alignment(1, 4096), Alignment(4096, 512)]
 
 
 class Disk:
