@@ -40,7 +40,7 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     """Splits `scheme://bucket/key`; a relative file path is made absolute against the working directory.
 
     Raises:
-        InvalidUriError: No scheme, an unknown one, no bucket (of Azure, no container), or a NUL, or a key that is too long.
+        InvalidUriError: No scheme, an unknown one, no bucket (of Azure, no container), a NUL, a key too long, or no name of a file.
     """
     raw = os.fspath(text) if isinstance(text, os.PathLike) else text
     if not isinstance(raw, str):
@@ -55,6 +55,7 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     if scheme in FILE_SCHEMES:
         if not rest:
             raise InvalidUriError(f"{scheme}:// needs a path", uri=raw)
+        _check_encodable(rest, raw)
         path = rest if rest.startswith("/") else os.path.join(os.getcwd(), rest)
         return Uri(scheme, "", path)
     if scheme not in OBJECT_SCHEMES:
@@ -75,6 +76,15 @@ def parse_uri(text: str | os.PathLike[str]) -> Uri:
     if len(key) > MAX_KEY_BYTES // 4 and len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise InvalidUriError(f"the key is longer than {MAX_KEY_BYTES} bytes", uri=clean(raw))
     return Uri(scheme, bucket, key)
+
+
+def _check_encodable(path: str, raw: str) -> None:
+    if path.isascii():
+        return
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise InvalidUriError(f"no file can have this name: {error.reason}", uri=clean(raw)) from None
 
 
 def as_directory(text: str) -> str:

@@ -6,17 +6,18 @@ Directories named in a URI are directories, not text prefixes: a key that ends i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat as stat_module
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from ..errors import InternalError, S3dlioError, UnsupportedError
 from ..types import ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Store, at_once
 from .file_left import find_names
-from .file_wire import FileSpec, FileWire, check_regular, errors_named, version_of
+from .file_wire import FileSpec, FileWire, check_regular, errors_named, iso_of, version_of
 from .file_write import NewFile, copy_file, is_temporary, make_directories
 
 _PAGE_ENTRIES: Final = 1000
@@ -51,7 +52,7 @@ class FileStore:
         check_regular(found, uri)
         version = version_of(found)
         return ObjectInfo(
-            uri=uri, size=found.st_size, version=version, etag=version, last_modified=_iso(found), storage_class="STANDARD"
+            uri=uri, size=found.st_size, version=version, etag=version, last_modified=iso_of(found), storage_class="STANDARD"
         )
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
@@ -67,25 +68,35 @@ class FileStore:
             yield page
 
     def _walk(self, path: str, recursive: bool) -> Iterator[ListEntry]:
-        if not os.path.isdir(path):
-            if os.path.isfile(path):
-                yield self._entry(path, os.stat(path))
+        found = _look(lambda: os.stat(path))
+        if found is None or not stat_module.S_ISDIR(found.st_mode):
+            if found is not None and stat_module.S_ISREG(found.st_mode):
+                yield self._entry(path, found)
             return
-        with os.scandir(path) as found:
-            children = sorted(found, key=lambda child: child.name)
-        base = path if path.endswith("/") else path + "/"
-        for child in children:
-            if child.is_dir():
-                if not recursive:
-                    yield ListEntry(f"{self.root}{base}{child.name}/")
-                elif not child.is_symlink():
-                    yield from self._walk(base + child.name, recursive)
-            elif child.is_file() and not is_temporary(child.name):
-                with contextlib.suppress(FileNotFoundError):  # deleted since scandir
-                    yield self._entry(base + child.name, child.stat())
+        # A stack of its own: a path may have 2 000 directories, which is more than Python calls into each other.
+        under_way = [_children(path)]
+        while under_way:
+            base, children = under_way[-1]
+            child = next(children, None)
+            if child is None:
+                under_way.pop()
+            elif child.is_dir(follow_symlinks=False):
+                if recursive:
+                    under_way.append(_children(base + child.name))
+                else:
+                    yield self._child_prefix(base, child)
+            elif (found := _look(child.stat)) is None:
+                continue
+            elif stat_module.S_ISREG(found.st_mode) and not is_temporary(child.name):
+                yield self._entry(base + child.name, found)
+            elif stat_module.S_ISDIR(found.st_mode) and not recursive:
+                yield self._child_prefix(base, child)
+
+    def _child_prefix(self, base: str, child: os.DirEntry[str]) -> ListEntry:
+        return ListEntry(f"{self.root}{base}{child.name}/")
 
     def _entry(self, path: str, found: os.stat_result) -> ListEntry:
-        return ListEntry(self.root + path, found.st_size, version_of(found), _iso(found))
+        return ListEntry(self.root + path, found.st_size, version_of(found), iso_of(found))
 
     def new_file(self, key: str, create_only: bool) -> NewFile:
         """Begins a file that nobody sees before it is committed."""
@@ -207,8 +218,25 @@ class FileUpload:
     @at_once
     def abort(self) -> None:
         """As `Upload.abort`."""
-        self._new.close()
+        with errors_named(self._uri):
+            self._new.close()
 
 
-def _iso(found: os.stat_result) -> str:
-    return datetime.fromtimestamp(found.st_mtime, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _look(stat: Callable[[], os.stat_result]) -> os.stat_result | None:
+    """Returns what a name leads to; None where that is nothing, or the name has gone since it was seen."""
+    try:
+        return stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+    return None
+
+
+def _children(path: str) -> tuple[str, Iterator[os.DirEntry[str]]]:
+    """Returns what paths below a directory begin with, and what it holds, sorted; nothing where it has gone since it was seen."""
+    base = path if path.endswith("/") else path + "/"
+    try:
+        with os.scandir(path) as found:
+            return base, iter(sorted(found, key=lambda child: child.name))
+    except (FileNotFoundError, NotADirectoryError):
+        return base, iter(())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from ..types import PendingUpload
+from .file_wire import iso_of
 from .file_write import is_temporary
 
 
@@ -22,8 +22,7 @@ def find_names(root: str, folder: str) -> Iterator[PendingUpload]:
             own = os.path.join(path, name)
             # Its writer may have ended just now.
             with contextlib.suppress(FileNotFoundError):
-                moment = datetime.fromtimestamp(os.stat(own, follow_symlinks=False).st_mtime, UTC)
-                yield PendingUpload(root + own, own, "", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
+                yield PendingUpload(root + own, own, "", iso_of(os.stat(own, follow_symlinks=False)))
 
 
 def _raise_unless_gone(error: OSError) -> None:

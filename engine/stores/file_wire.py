@@ -11,6 +11,7 @@ import errno
 import os
 import stat as stat_module
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -40,7 +41,11 @@ _CLASSES: Final[dict[int, type[S3dlioError]]] = {
     errno.ENOSPC: NoSpaceError,
     errno.EDQUOT: NoSpaceError,
     errno.EFBIG: NoSpaceError,
+    errno.ENXIO: UnsupportedError,  # a socket
 }
+_FIRST_S: Final = -62_135_596_800
+_LAST_S: Final = 253_402_300_799
+"""The beginning of year 1 and the end of 9999, which is all that `datetime` knows."""
 _PIECE_BYTES: Final = 8 << 20
 """What is read at once: 0.1 s of a slow disk."""
 
@@ -74,6 +79,7 @@ class FileWire:
             NotFoundError, PermissionDeniedError, IsADirectoryUriError: As the file system says.
             ObjectChangedError: The file is not the pinned version, or changed while it was read.
             InvalidRangeError: The range begins beyond the end.
+            UnsupportedError: It is no file, or does not tell its size.
         """
         try:
             fd = self.open(fetch)
@@ -100,6 +106,10 @@ class FileWire:
         assert fetch.out is not None
         read_exactly(fd, fetch.out[begin:stop], fetch.start + begin)
 
+    def check_empty(self, fd: int, uri: str) -> None:
+        """As the function `check_empty`."""
+        check_empty(fd, uri)
+
     def _read(self, fd: int, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
         found = os.fstat(fd)
         check_regular(found, fetch.uri)
@@ -108,6 +118,8 @@ class FileWire:
             raise ObjectChangedError(f"the file is not the version {fetch.version or fetch.size} that was listed", uri=fetch.uri)
         fetch.end = check_local_range(size, fetch.start, fetch.end, fetch.uri)
         fetch.size, fetch.version = size, version
+        if not size:
+            self.check_empty(fd, fetch.uri)
         num = fetch.missing_space
         if num > (0 if fetch.out is None else len(fetch.out)):
             fetch.out = grant(fetch)
@@ -158,9 +170,28 @@ def check_regular(found: os.stat_result, uri: str) -> None:
     raise UnsupportedError("this is a device, a socket or a pipe, not a file", uri=uri)
 
 
+def check_empty(fd: int, uri: str) -> None:
+    """Checks that a file whose size is 0 has no bytes.
+
+    Raises:
+        UnsupportedError: It has, and does not tell how many, as the files of /proc.
+        ObjectChangedError: It has some by now.
+    """
+    if os.pread(fd, 1, 0):
+        if os.fstat(fd).st_size:
+            raise ObjectChangedError("the file changed while it was read", uri=uri)
+        raise UnsupportedError("this file has bytes, and does not tell how many", uri=uri)
+
+
 def version_of(found: os.stat_result) -> str:
     """Returns what changes when somebody writes to a file or puts another in its place."""
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
+
+
+def iso_of(found: os.stat_result) -> str:
+    """Returns when a file was changed last, as of `ObjectInfo.last_modified`; of a time that is in no calendar, the nearest that is."""
+    moment_s = min(max(found.st_mtime_ns // 1_000_000_000, _FIRST_S), _LAST_S)
+    return datetime.fromtimestamp(moment_s, UTC).isoformat()[:19] + "Z"
 
 
 def named(error: OSError, uri: str) -> S3dlioError:

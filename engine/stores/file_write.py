@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ..errors import AlreadyExistsError, InvalidUriError, NoSpaceError, ObjectChangedError, UnsupportedError
-from .file_wire import check_regular, version_of
+from .file_wire import check_empty, check_regular, version_of
 
 _PREFIX: Final = ".s3dlio-"
 _SUFFIX: Final = ".part"
@@ -116,13 +116,15 @@ class NewFile:
             raise
 
     def _let_go(self) -> None:
-        if self._temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._temporary)
-            self._temporary = None
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        try:
+            if self._temporary is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._temporary)
+                self._temporary = None
+        finally:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     def _open(self) -> None:
         try:
@@ -149,7 +151,9 @@ class NewFile:
             try:
                 self._link(self.path)
             except FileExistsError:
-                raise AlreadyExistsError("there is a file already") from None
+                # NFS says so too where its answer was lost, and it was asked again.
+                if not self._is_at(self.path):
+                    raise AlreadyExistsError("there is a file already") from None
         else:
             if self._is_nameless:
                 self._temporary = _temporary_name(self._folder)
@@ -172,6 +176,11 @@ class NewFile:
                 raise
             _rename_to_new(self._temporary, name)
             self._temporary = None
+
+    def _is_at(self, name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.lstat(name), os.fstat(self.fd))
+        return False
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -243,8 +252,11 @@ def copy_file(source: int, found: os.stat_result, source_uri: str, new: NewFile)
 
     Raises:
         ObjectChangedError: The file changed while it was copied.
+        UnsupportedError: It does not tell its size.
     """
     copy: Callable[[int, int, int, int, int], int] = os.copy_file_range
+    if not found.st_size:
+        check_empty(source, source_uri)
     done = 0
     while done < found.st_size:
         try:
@@ -275,22 +287,29 @@ def make_directories(path: str) -> None:
         AlreadyExistsError: Something else has the name of one of them.
     """
     path = path.rstrip("/") or "/"
-    if os.path.isdir(path):
-        return
-    above = os.path.dirname(path) or "."
-    make_directories(above)
-    try:
-        os.mkdir(path)
-    except FileExistsError:
-        # Another thread or process may have made it meanwhile.
-        if not os.path.isdir(path):
-            raise AlreadyExistsError(f"{path} is there, and is no directory") from None
-    sync_directory(above)
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    while missing:
+        above, path = path, missing.pop()
+        try:
+            os.mkdir(path)
+        except FileExistsError:
+            # Another thread or process may have made it meanwhile.
+            if not os.path.isdir(path):
+                raise AlreadyExistsError(f"{path} is there, and is no directory") from None
+        sync_directory(above)
 
 
 def sync_directory(path: str) -> None:
     """Has the names in a directory reach the disk, where the file system does that for directories."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # It may be written to, and not read: then only all that this machine has written can be waited for.
+        os.sync()
+        return
     try:
         os.fsync(fd)
     except OSError as error:

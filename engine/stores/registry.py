@@ -44,7 +44,7 @@ def locate(uri: Any) -> tuple[Store, str]:
     # The frequent case costs two slices and a look-up; whatever is unusual goes the long way, which checks everything.
     end = uri.find("://") + 3
     slash = uri.find("/", end)
-    if slash == end and (store := _stores.get(uri[:slash])) is not None and "\0" not in uri:
+    if slash == end and (store := _stores.get(uri[:slash])) is not None and "\0" not in uri and uri.isascii():
         # The root of files ends before the slash that their paths begin with.
         return store, uri[slash:]
     if end == 5 and uri[1] == "z":

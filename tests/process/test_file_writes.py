@@ -191,6 +191,11 @@ denied(s3dlio.delete, uri + "closed/key")
 denied(s3dlio.put_bytes, uri + "closed/dir/key", b"new")
 denied(s3dlio.get, uri + "shut/key")
 denied(s3dlio.exists, uri + "shut/key")
+denied(s3dlio.list, uri + "shut/key")
+denied(s3dlio.list, uri + "shut/dir/")
+# What may be written to and not read can take a file, and must not say otherwise when the file is there.
+s3dlio.put_bytes(uri + "drop/dir/key", b"new")
+s3dlio.put_bytes(uri + "drop/mine", b"new")
 s3dlio.put_bytes(uri + "open/read-only", b"new")
 print(oct(os.stat(folder + "/open/read-only").st_mode & 0o777))
 """
@@ -199,7 +204,7 @@ print(oct(os.stat(folder + "/open/read-only").st_mode & 0o777))
 def test_l8_modes_are_the_file_systems_to_judge(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "secret").chmod(0)
-    for name, mode in (("closed", 0o555), ("shut", 0o000), ("open", 0o777)):
+    for name, mode in (("closed", 0o555), ("shut", 0o000), ("open", 0o777), ("drop", 0o333)):
         (tmp_path / name).mkdir()
         for file in ("key", "read-only"):
             (tmp_path / name / file).write_bytes(b"old")
@@ -211,6 +216,9 @@ def test_l8_modes_are_the_file_systems_to_judge(tmp_path: Path) -> None:
             folder.chmod(0o777)
     assert run_script(STRANGER, str(tmp_path)) == "0o444\n"
     (tmp_path / "shut").chmod(0o755)
+    (tmp_path / "drop").chmod(0o755)
+    assert sorted(os.listdir(tmp_path / "drop")) == ["dir", "key", "mine", "read-only"]
+    assert (tmp_path / "drop" / "dir" / "key").read_bytes() == b"new"
     assert (tmp_path / "closed" / "key").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path / "open")) == ["key", "read-only"]
     assert (tmp_path / "open" / "read-only").read_bytes() == b"new"

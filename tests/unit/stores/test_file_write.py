@@ -104,6 +104,19 @@ def test_u5_of_two_who_create_at_once_one_is_told(store: FileStore, tmp_path: Pa
     assert os.listdir(tmp_path) == ["key"]
 
 
+def test_u5_a_name_whose_answer_was_lost_is_ours(store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link(*args: Any, **more: Any) -> None:
+        real(*args, **more)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", link)
+    do(store.put(f"{tmp_path}/key", memoryview(NEW), create_only=True))
+    assert (tmp_path / "key").read_bytes() == NEW
+    assert os.listdir(tmp_path) == ["key"]
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK])
 def test_u5_where_there_are_no_hard_links_a_rename_that_never_replaces_does_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
@@ -410,4 +423,21 @@ def test_l1_the_kernel_says_that_a_device_is_full(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(NewFile, "_open", open_full)
     with pytest.raises(s3dlio.NoSpaceError, match="No space left on device"):
         do(FileStore().put(f"{tmp_path}/key", memoryview(NEW)))
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_taken_away_is_an_error_and_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    refuse_tmpfile(monkeypatch)
+    began = do(FileStore().begin_upload(f"{tmp_path}/key"))
+    fds = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(s3dlio.PermissionDeniedError) as raised:
+            do(began.abort())
+    assert raised.value.uri == f"file://{tmp_path}/key"
+    assert len(os.listdir("/proc/self/fd")) == len(fds) - 1
+    do(began.abort())
     assert os.listdir(tmp_path) == []
