@@ -164,7 +164,7 @@ class AzureSdkWire:
         request.headers.update({"x-ms-version": VERSION, "accept-encoding": "identity", **dict(headers)})
         if payload:
             request.headers["content-length"] = str(len(payload))
-            request.data = payload
+            request.data = payload  # type: ignore[assignment] # a file, which requests takes as well
         elif method not in {"GET", "HEAD"}:
             request.set_bytes_body(b"")
         # There is no public way to send a request of one's own; this one is as old as the package.
