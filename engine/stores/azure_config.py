@@ -118,6 +118,9 @@ class _Identity(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"_Identity(from {self.source})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("source", self.source)]
+
 
 class _Chain:
     """azure-identity's chain as this process knows it; every access is under `lock`."""
@@ -130,6 +133,13 @@ class _Chain:
         """Whether it gave a token; False, and it is not asked again: that takes seconds. None where it was not asked."""
         self.has_warned = False
 
+    def drop(self) -> None:
+        """Closes the chain's connections; the next question begins with another one."""
+        close = getattr(self.credential, "close", None)
+        self.credential = None
+        if close is not None:
+            close()
+
 
 _chain = _Chain()
 
@@ -137,10 +147,7 @@ _chain = _Chain()
 def reset() -> None:
     """Forgets what was found; the next resolve begins from nothing."""
     global _chain
-    if _chain.credential is not None:
-        close = getattr(_chain.credential, "close", None)
-        if close is not None:
-            close()
+    _chain.drop()
     _chain = _Chain()
 
 
@@ -235,7 +242,7 @@ def _ask_chain(chain: _Chain, anew: bool) -> _Identity:
     if chain.has_identity is False and not is_wanted:
         return _Identity()
     if anew:
-        chain.credential = None
+        chain.drop()
     if chain.credential is None:
         chain.credential = _make_chain(is_wanted)
     if chain.credential is None:
