@@ -59,7 +59,7 @@ def _report(error: Exception) -> int:
 app = typer.Typer(
     name="s3dlio",
     cls=_Commands,
-    help="Objects from S3 and files, straight into shared memory.",
+    help="Objects from object stores and files, straight into shared memory.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
