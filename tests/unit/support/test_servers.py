@@ -1,4 +1,4 @@
-"""rclone and moto really run, and the environment really points at them."""
+"""rclone, moto and Azurite really run, and the environment really points at them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import boto3
 import pytest
+from azure.core.exceptions import HttpResponseError
 from botocore.exceptions import ClientError
 
+from tests.support.azurite import AzureEndpoint, AzuriteServer
 from tests.support.moto_server import MotoServer
 from tests.support.processes import ScriptProcess
 from tests.support.rclone_server import RcloneServer
@@ -71,3 +73,15 @@ def test_a_childs_environment_loses_the_developers_and_gains_the_servers_variabl
     endpoint_env(env, "http://127.0.0.1:9")
     assert (env["AWS_ENDPOINT_URL"], env["PATH"]) == ("http://127.0.0.1:9", "/bin")
     assert not {"AWS_PROFILE", "S3DLIO_JOBS", "https_proxy", "AWS_SESSION_TOKEN"} & env.keys()
+
+
+def test_azurite_refuses_a_wrong_key_and_bytes_with_another_checksum(azurite: AzuriteServer) -> None:
+    name = azurite.endpoint.new_container()
+    blob = azurite.endpoint.container(name).get_blob_client("key")
+    blob.upload_blob(b"payload")
+    assert blob.download_blob().readall() == b"payload"
+    with pytest.raises(HttpResponseError, match="Crc64Mismatch"):
+        blob.upload_blob(b"payload", overwrite=True, headers={"x-ms-content-crc64": "AAAAAAAAAAA="})
+    stranger = AzureEndpoint(azurite.endpoint.url, key="c3RyYW5nZXI=")
+    with pytest.raises(HttpResponseError, match="AuthorizationFailure"):
+        stranger.container(name).get_blob_client("key").download_blob()
