@@ -5,7 +5,8 @@ Every object body passes `accept` before one byte of it is stored. What it refus
 * another version than the pinned one, or none (`ObjectChangedError`), compared by ETag or generation always, whether or not the server
   honoured a condition;
 * another size than the listed one (`ObjectChangedError`);
-* another range than the one asked for, a `206` without `Content-Range`, lengths that contradict each other (`ProtocolError`).
+* another range than the one asked for, a `206` without `Content-Range`, lengths that contradict each other (`ProtocolError`);
+* bytes that were packed or unpacked on the way, of which no range is one of the object (`ProtocolError`).
 
 What real servers do, and is accepted: `200` with an exact `Content-Range` (rclone); `200` with the whole object for a range, of which
 the bytes in front are skipped and those behind are left unread.
@@ -36,7 +37,7 @@ def accept_whole(fetch: Fetch, head: ResponseHead) -> bool:
     """
     if fetch.version is not None or fetch.end is not None or fetch.size is not None or fetch.start or fetch.received:
         return False
-    if head.status != 200 or head.has_range or head.length is None:
+    if head.status != 200 or head.has_range or head.is_recoded or head.length is None:
         return False
     fetch.version = head.version
     fetch.size = fetch.end = head.length
@@ -55,6 +56,8 @@ def accept(fetch: Fetch, head: ResponseHead) -> BodyPlan | None:
     """
     if head.status not in (200, 206):
         raise ProtocolError(f"the answer to a GET has status {head.status}")
+    if head.is_recoded:
+        raise ProtocolError("the bytes are not those that are stored: they were packed or unpacked on the way")
     length = head.length
     if length is not None and accept_whole(fetch, head):
         return BodyPlan(0, length, 0)

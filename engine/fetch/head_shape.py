@@ -63,7 +63,7 @@ class HeadShape:
                 return None
             checksum = Checksum(checksum.algorithm, value)
         generation = found[self._generation_group].decode() if self._generation_group else known.generation
-        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent, checksum, generation)
+        return ResponseHead(raw, known.status, length, etag, known.has_range, known.is_persistent, checksum, generation, known.is_recoded)
 
 
 def _value_of(raw: bytes, lower: bytes, name: bytes) -> _Span | None:

@@ -60,6 +60,8 @@ class ResponseHead(msgspec.Struct, gc=False):
     """Of the whole object, where the head gives one."""
     generation: str | None = None
     """Of the object, where the store is Google's."""
+    is_recoded: bool = False
+    """Whether the body is not what Google has stored: unpacked on the way, or packed."""
 
     @property
     def version(self) -> str | None:
@@ -141,7 +143,15 @@ def parse_head(raw: bytes) -> ResponseHead:
         is_persistent,
         find_checksum(raw, lower),
         None if generation is None else generation.decode("latin-1"),
+        generation is not None and _is_recoded(raw, lower),
     )
+
+
+def _is_recoded(raw: bytes, lower: bytes) -> bool:
+    """Source: "Transcoding of gzip-compressed files", Google Cloud Storage: `x-goog-stored-content-encoding` says what is stored."""
+    stored = _find(raw, lower, b"\r\nx-goog-stored-content-encoding:")
+    sent = _find(raw, lower, b"\r\ncontent-encoding:") or b"identity"
+    return stored is not None and (stored == b"gzip") != (sent == b"gzip")
 
 
 def _find(raw: bytes, lower: bytes, needle: bytes) -> bytes | None:
