@@ -248,10 +248,7 @@ def _find_credentials(chain: _Chain, key_file: str | None, root: str) -> tuple[C
         import google.auth
         from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
     except ImportError as error:
-        raise MissingExtraError(
-            'credentials for gs:// are read by google-auth, which is not installed; run: pip install "s3dlio-shm[gcs]" '
-            "(an emulator in STORAGE_EMULATOR_HOST needs neither)", uri=root, cause=str(error)
-        ) from None  # fmt: skip
+        raise _missing("google-auth", root, error) from None
     if key_file is not None:
         _warn_if_readable_by_others(chain, key_file)
     try:
@@ -270,15 +267,23 @@ def _find_credentials(chain: _Chain, key_file: str | None, root: str) -> tuple[C
     return credentials, project
 
 
+def _missing(package: str, root: str, error: ImportError) -> MissingExtraError:
+    return MissingExtraError(
+        f'credentials for gs:// are read by {package}, which is not installed; run: pip install "s3dlio-shm[gcs]" '
+        "(an emulator in STORAGE_EMULATOR_HOST needs no credentials)", uri=root, cause=str(error)
+    )  # fmt: skip
+
+
 def _refresh(chain: _Chain, root: str, found: _Found) -> None:
     """Has a token made, and notes it in the chain. What google-auth says is not passed on: it may quote what a server said."""
     key_file, credentials, project = found
-    from google.auth.exceptions import GoogleAuthError, TransportError
-    from google.auth.transport.requests import Request
-
     try:
         import requests
-
+        from google.auth.exceptions import GoogleAuthError, TransportError
+        from google.auth.transport.requests import Request
+    except ImportError as error:
+        raise _missing("requests", root, error) from None
+    try:
         with quiet(), requests.Session() as session:
             credentials.refresh(Request(session))  # type: ignore[no-untyped-call]
             headers: dict[str, str] = {}

@@ -99,7 +99,8 @@ def error_from_response(
         is_identified: Whether a token was sent.
     """
     reason, message = _read(bytes(body[:MAX_ERROR_BODY_BYTES]))
-    if status == 308:
+    # By this status others redirect.
+    if status == 308 and headers.get(b"location") is None:
         return _incomplete(headers, uri, attempts)
     text = message or _phrase(status)
     if 300 <= status < 400:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from ..errors import ChecksumMismatchError, ProtocolError, ServerError
+from ..errors import ChecksumMismatchError, InvalidUriError, ProtocolError, ServerError
 from ..fetch.http1 import ResponseHead
 from ..text import clean
 from ..types import Container, ListEntry, ObjectInfo
@@ -81,9 +81,18 @@ class _Page(msgspec.Struct, rename="camel"):
     error: msgspec.Raw | None = None
 
 
-class _Rewrite(msgspec.Struct, rename="camel"):
+class Rewrite(msgspec.Struct, rename="camel"):
+    """How far a copy has come. Source: objects.rewrite."""
+
     done: bool
     rewrite_token: str | None = None
+    """By which it goes on; there is one where it is not done."""
+    total_bytes_rewritten: Number = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are copied."""
+        return _size(self.total_bytes_rewritten)
 
 
 class _Bucket(msgspec.Struct, rename="camel"):
@@ -102,7 +111,7 @@ LIST_FIELDS: Final = "items(name,size,generation,updated),prefixes,nextPageToken
 BUCKET_FIELDS: Final = "items(name,timeCreated),nextPageToken"
 _object: Final = msgspec.json.Decoder(Resource)
 _page: Final = msgspec.json.Decoder(_Page)
-_rewrite: Final = msgspec.json.Decoder(_Rewrite)
+_rewrite: Final = msgspec.json.Decoder(Rewrite)
 _buckets: Final = msgspec.json.Decoder(_Buckets)
 
 
@@ -153,8 +162,8 @@ def read_page(body: bytes | bytearray, root: str) -> tuple[list[ListEntry], str 
     return entries, page.next_page_token or None
 
 
-def read_rewrite(body: bytes | bytearray) -> tuple[bool, str | None]:
-    """Returns whether a copy is complete, and the token to go on with.
+def read_rewrite(body: bytes | bytearray) -> Rewrite:
+    """Returns how far a copy has come.
 
     Raises:
         ProtocolError, ServerError: As `read_object`.
@@ -162,7 +171,8 @@ def read_rewrite(body: bytes | bytearray) -> tuple[bool, str | None]:
     found = _read(_rewrite, body)
     if not found.done and not found.rewrite_token:
         raise ProtocolError("the copy is not complete, and the store does not say how to go on")
-    return found.done, found.rewrite_token
+    _size(found.total_bytes_rewritten)
+    return found
 
 
 def read_buckets(body: bytes | bytearray) -> tuple[list[Container], str | None]:
@@ -183,8 +193,15 @@ def encode_crc32c(value: int) -> str:
 
 
 def encode_json(document: Any) -> bytes:
-    """Returns the bytes of a document."""
-    return msgspec.json.encode(document)
+    """Returns the bytes of a document.
+
+    Raises:
+        InvalidUriError: The name in it holds a lone surrogate.
+    """
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError as error:
+        raise InvalidUriError(f"no object can have this name: {error.reason}") from None
 
 
 def check_written(found: Resource, uri: str, size: int, sum_: int) -> None:

@@ -22,17 +22,19 @@ from ..errors import (
     ProtocolError,
     RequestRejectedError,
     S3dlioError,
+    ServerError,
 )
 from ..fetch.checksums import sum_function
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
-from ..fetch.sigv4 import encode_component, encode_query
+from ..fetch.sigv4 import encode_query
 from ..types import Container, ListEntry, ObjectInfo
 from .base import Listing, Operation
 from .gcs_json import (
     BUCKET_FIELDS,
     LIST_FIELDS,
     Resource,
+    Rewrite,
     check_written,
     encode_crc32c,
     encode_json,
@@ -41,8 +43,8 @@ from .gcs_json import (
     read_rewrite,
     resource_of,
 )
-from .gcs_upload import GcsUpload, Session
-from .gcs_wire import bucket_path
+from .gcs_upload import MAX_STALLS, GcsUpload, Session
+from .gcs_wire import bucket_path, encode_name
 
 T = TypeVar("T")
 Query = list[tuple[str, str]]
@@ -109,7 +111,7 @@ class GcsOperations:
 
     def _object(self, key: str, query: Query | None = None) -> str:
         text = encode_query(query or ())
-        return f"{self.wire.objects}{encode_component(key)}" + (f"?{text}" if text else "")
+        return f"{self.wire.objects}{encode_name(key, self.root)}" + (f"?{text}" if text else "")
 
     @property
     def _bucket(self) -> str:
@@ -119,10 +121,7 @@ class GcsOperations:
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
-        if not key:
-            raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        uri = self.root + key
-        return (yield from self._resource(key)).describe(uri)
+        return (yield from self._resource(key)).describe(self.root + key)
 
     def _resource(self, key: str) -> Operation[Resource]:
         return self.ask(self.root + key, "GET", self._object(key, [("projection", "noAcl")]), resource_of)
@@ -246,7 +245,8 @@ class GcsOperations:
         try:
             yield from self.ask(self.root + key, "DELETE", self._object(key), _nothing)
         except NotFoundError as error:
-            if "bucket does not exist" in error.message:
+            # What is said of an object names it, and may hold any words.
+            if "bucket does not exist" in error.message and "No such object" not in error.message:
                 raise
 
     def delete_many(self, keys: Sequence[str]) -> Operation[list[S3dlioError | None]]:
@@ -266,14 +266,21 @@ class GcsOperations:
 
         Raises:
             NotFoundError: There is no such object.
+            ServerError: The store says again and again that there is more to do, and does none of it.
         """
-        path = f"{bucket_path(source_bucket)}/o/{encode_component(source_key)}/rewriteTo{self._bucket.removeprefix('/storage/v1')}"
-        token: str | None = None
-        is_done = False
-        while not is_done:
-            query = [("fields", "done,rewriteToken"), *([] if token is None else [("rewriteToken", token)])]
-            target = self._target(f"{path}/o/{encode_component(key)}", query)
-            is_done, token = yield from self.ask(f"gs://{source_bucket}/{source_key}", "POST", target, _rewrite_of, _JSON)
+        uri = f"gs://{source_bucket}/{source_key}"
+        source = f"{bucket_path(source_bucket)}/o/{encode_name(source_key, f'gs://{source_bucket}/')}"
+        path = f"{source}/rewriteTo{self._bucket.removeprefix('/storage/v1')}/o/{encode_name(key, self.root)}"
+        query = [("fields", "done,rewriteToken,totalBytesRewritten")]
+        num_bytes, num_stalls = 0, 0
+        while num_stalls < MAX_STALLS:
+            found = yield from self.ask(uri, "POST", self._target(path, query), _rewrite_of, _JSON)
+            if found.done:
+                return
+            query[1:] = [("rewriteToken", found.rewrite_token or "")]
+            num_stalls = 0 if found.num_bytes > num_bytes else num_stalls + 1
+            num_bytes = max(num_bytes, found.num_bytes)
+        raise ServerError(f"the store does not go on with the copy behind byte {num_bytes}", uri=uri)
 
     def make_prefix(self, key: str) -> Operation[None]:
         """As `Store.make_prefix`: an empty object; whatever is there stays as it is."""
@@ -334,6 +341,9 @@ class _Request(Exchange):
         self.payload = None
         return self._instead()
 
+    def take_back(self) -> None:
+        self.num_sent -= 1
+
 
 _BYTES: Final = "Content-Type: application/octet-stream\r\n"
 
@@ -356,7 +366,7 @@ def _buckets_of(_head: ResponseHead, body: bytes | bytearray) -> tuple[list[Cont
     return read_buckets(body)
 
 
-def _rewrite_of(_head: ResponseHead, body: bytes | bytearray) -> tuple[bool, str | None]:
+def _rewrite_of(_head: ResponseHead, body: bytes | bytearray) -> Rewrite:
     return read_rewrite(body)
 
 

@@ -232,6 +232,8 @@ def _make_client(spec: GcsSpec) -> Client:
     session = client._http
     # Otherwise ~/.netrc would stand above the token, and the variables of this process above what the spec says.
     session.trust_env = False
+    # It would ask three times with the token that was refused.
+    session._refresh_status_codes = ()
     session.proxies = {} if spec.proxy is None else {spec.scheme: spec.proxy}
     session.verify = spec.ca_bundle or True
     if not session.is_mtls:

@@ -12,10 +12,20 @@ Rules, by "Resumable uploads" of Google Cloud Storage:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from ..errors import InternalError, NotFoundError, ObjectChangedError, ProtocolError, RequestRejectedError, ServerError
+from ..errors import (
+    InternalError,
+    NotFoundError,
+    ObjectChangedError,
+    ProtocolError,
+    RequestRejectedError,
+    S3dlioError,
+    ServerError,
+)
 from ..fetch.checksums import sum_function
+from ..fetch.http1 import ResponseHead
 from .base import Operation
 from .gcs_errors import ResumeIncompleteError
 from .gcs_json import Resource, check_written, encode_crc32c, resource_of
@@ -23,9 +33,10 @@ from .gcs_json import Resource, check_written, encode_crc32c, resource_of
 if TYPE_CHECKING:
     from .gcs_ops import GcsOperations
 
+T = TypeVar("T")
 PIECE_BYTES: Final = 256 << 10
-_MAX_STALLS: Final = 10
-"""Pieces in a row of which the store keeps nothing, each with all its attempts."""
+MAX_STALLS: Final = 10
+"""Requests in a row, each with all its attempts, by which the store comes no further."""
 
 
 class Session:
@@ -60,10 +71,8 @@ class Session:
             span = f"{position}-{end - 1}" if position < end else "*"
             try:
                 return (
-                    yield from self._operations.ask(
-                        self._uri,
+                    yield from self._ask(
                         "PUT",
-                        self._target,
                         resource_of,
                         f"Content-Range: bytes {span}/{size}\r\n{lines}",
                         payload=data[position - start :],
@@ -77,7 +86,7 @@ class Session:
             if not start <= num <= end:
                 raise ProtocolError(f"the store has {num} bytes of an upload that stands at {position}", uri=self._uri)
             num_stalls = 0 if num > position else num_stalls + 1
-            if num_stalls == _MAX_STALLS:
+            if num_stalls == MAX_STALLS:
                 raise ServerError(f"the store takes nothing of the upload behind byte {num}", uri=self._uri)
             position = num
         return None
@@ -88,9 +97,18 @@ class Session:
         Source: "Cancel an upload": it is answered by status 499.
         """
         try:
-            yield from self._operations.ask(self._uri, "DELETE", self._target, lambda *_: None)
+            yield from self._ask("DELETE", lambda *_: None)
         except (RequestRejectedError, NotFoundError):
             return
+
+    def _ask(self, method: str, read: Callable[[ResponseHead, bytes | bytearray], T], lines: str = "", **more: Any) -> Operation[T]:
+        """Makes a request of the session. Its answers' id is that of the session, by which anybody may write: no error shows it."""
+        try:
+            return (yield from self._operations.ask(self._uri, method, self._target, read, lines, **more))
+        except S3dlioError as error:
+            if error.request_id is not None:
+                error.request_id = error.cause = None
+            raise
 
 
 class GcsUpload:

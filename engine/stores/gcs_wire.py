@@ -75,16 +75,15 @@ class GcsWire:
         """Returns the target of a read.
 
         Raises:
-            NotFoundError: The key is empty.
+            NotFoundError: As `encode_name`.
             ConfigurationError: `version` is no generation.
         """
-        if not key:
-            raise NotFoundError("a bucket is no object: the URI has no key")
+        target = f"{self.objects}{encode_name(key, self.spec.root)}?alt=media"
         if version is None:
-            return f"{self.objects}{encode_component(key)}?alt=media"
+            return target
         if not (version.isascii() and version.isdigit()):
             raise ConfigurationError("a version of an object in gs:// is its generation, which is a number")
-        return f"{self.objects}{encode_component(key)}?alt=media&ifGenerationMatch={version}"
+        return f"{target}&ifGenerationMatch={version}"
 
     def request(self, method: str, target: str, lines: str = "", body: bytes = b"", num_bytes: int | None = None) -> bytes:
         """Returns a request for `Exchange`s.
@@ -113,6 +112,20 @@ class GcsWire:
 def bucket_path(bucket: str) -> str:
     """Returns the path of a bucket in the JSON API."""
     return f"/storage/v1/b/{encode_component(bucket)}"
+
+
+def encode_name(key: str, root: str) -> str:
+    """Returns a key as the segment of a path that it is.
+
+    Raises:
+        NotFoundError: No object is called so. At the end of a path `.` and `..` would name the bucket for whoever tidies paths up, as
+            the SDK's session does, and a deletion of it would go to the bucket. Source: "About Cloud Storage objects", object names.
+    """
+    if not key:
+        raise NotFoundError("a bucket is no object: the URI has no key", uri=root)
+    if key in (".", ".."):
+        raise NotFoundError("no object in gs:// has this name", uri=root + key)
+    return encode_component(key)
 
 
 def with_identity(error: S3dlioError, spec: GcsSpec, on_expired: Callable[[], None] | None) -> S3dlioError:

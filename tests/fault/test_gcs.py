@@ -122,6 +122,17 @@ def test_n8_an_object_of_the_emulator_stored_as_gzip_comes_as_it_is_stored(gcs: 
         s3dlio.shutdown()
 
 
+@pytest.mark.parametrize(("stored", "sent"), [("gzip", None), ("identity", "gzip")])
+@pytest.mark.parametrize("start", [0, 10])
+def test_n8_bytes_that_were_packed_or_unpacked_on_the_way_are_refused(
+    google: ScriptedServer, stored: str, sent: str | None, start: int
+) -> None:
+    headers = {"X-Goog-Generation": GENERATION, "X-Goog-Stored-Content-Encoding": stored}
+    google.then(*[Respond(200, headers | ({"Content-Encoding": sent} if sent else {}), DATA)] * 3)
+    with pytest.raises(s3dlio.ProtocolError, match="on the way"):
+        s3dlio.get_range(URI, start, 100) if start else s3dlio.get(URI)
+
+
 @pytest.mark.parametrize(("status", "reason"), [(429, "rateLimitExceeded"), (503, "backendError"), (403, "userRateLimitExceeded")])
 def test_n9_what_passes_is_tried_again(google: ScriptedServer, status: int, reason: str) -> None:
     google.then(gcs_error(status, reason), media(DATA))
@@ -147,7 +158,7 @@ def test_i11_pages_end_and_empty_ones_do_not(google: ScriptedServer) -> None:
         s3dlio.list("gs://bucket/")
 
 
-@pytest.mark.parametrize("status", [301, 307])
+@pytest.mark.parametrize("status", [301, 307, 308])
 def test_n16_a_redirect_is_not_followed(google: ScriptedServer, status: int) -> None:
     google.then(Respond(status, {"Location": f"{google.url}/elsewhere"}))
     with pytest.raises(s3dlio.RequestRejectedError, match="redirect"):
@@ -159,6 +170,28 @@ def test_a1_a_refusal_is_final_and_says_who_asked(google: ScriptedServer) -> Non
     google.then(gcs_error(403, "forbidden", "no access"))
     with pytest.raises(s3dlio.PermissionDeniedError, match=r"forbidden: no access.*anonymous"):
         s3dlio.get(URI)
+
+
+def test_a2_a_refused_token_is_shown_once_at_each_attempt(google: ScriptedServer) -> None:
+    google.then(gcs_error(401, "authError"))
+    with pytest.raises(s3dlio.PermissionDeniedError):
+        s3dlio.get(URI)
+
+
+@pytest.mark.parametrize("key", ["", ".", ".."])
+def test_k1_what_is_no_name_of_an_object_is_never_asked_for(google: ScriptedServer, key: str) -> None:
+    store, _ = locate(URI)
+    for operation in (store.stat(key), store.copy("to", store, key), store.copy(key, store, "from")):
+        with pytest.raises(s3dlio.NotFoundError):
+            do(operation)
+    with pytest.raises(s3dlio.NotFoundError):
+        s3dlio.get(f"gs://bucket/{key}")
+    assert list(store.delete(key)) == []
+
+
+def test_k1_a_name_with_half_a_character_is_refused(google: ScriptedServer) -> None:
+    with pytest.raises(s3dlio.InvalidUriError):
+        s3dlio.put_bytes("gs://bucket/a\ud800", DATA)
 
 
 def test_a_put_says_its_checksum_before_its_bytes(google: ScriptedServer) -> None:
@@ -343,6 +376,29 @@ def test_a_copy_of_many_steps_follows_its_token(google: ScriptedServer) -> None:
     assert "rewriteToken=a%2Bb" in google.requests[1].query
 
 
+def test_a_copy_that_does_not_go_on_ends(google: ScriptedServer) -> None:
+    steps = [document({"done": False, "rewriteToken": "t", "totalBytesRewritten": num}) for num in ("5", "9", *["9"] * 10)]
+    google.then(*steps)
+    store, key = locate(URI)
+    with pytest.raises(s3dlio.ServerError, match="behind byte 9"):
+        do(store.copy(key, store, "from"))
+
+
+def test_a_missing_object_may_have_any_name(google: ScriptedServer) -> None:
+    google.then(gcs_error(404, "notFound", "No such object: bucket/the bucket does not exist"))
+    s3dlio.delete("gs://bucket/the bucket does not exist")
+
+
+def test_a_bucket_that_is_not_there_is_not_found_however_long_its_server_is_looked_for(
+    scripted_server: ScriptedServer, gcs_env: PointAt, quick_settings: None
+) -> None:
+    gcs_env(f"http://localhost:{scripted_server.port}")
+    store, _ = locate("gs://bucket/")
+    scripted_server.then(gcs_error(404, "notFound", "The specified bucket does not exist."))
+    with pytest.raises(s3dlio.NotFoundError):
+        do(store.delete_bucket())
+
+
 def test_deletions_whose_answers_are_lost_are_done(google: ScriptedServer) -> None:
     google.then(close_before_headers(), gcs_error(404, "notFound", "No such object: bucket/dir/key"))
     s3dlio.delete(URI)
@@ -374,7 +430,10 @@ def test_a5_a_session_is_never_shown(google: ScriptedServer, caplog: pytest.LogC
     upload = upload_of()
     with pytest.raises(s3dlio.S3dlioError) as raised:
         do(upload.put_part(0, memoryview(bytes(PIECE)), False))
-    assert "SECRETSESSION" not in str(raised.value) + repr(raised.value) + caplog.text
+    google.then(*[Respond(503, {"X-GUploader-UploadID": "SECRETSESSION"})] * 3)
+    with pytest.raises(s3dlio.ServerError) as refused:
+        do(upload.put_part(0, memoryview(bytes(PIECE)), False))
+    assert "SECRETSESSION" not in str(raised.value) + repr(raised.value) + str(refused.value) + caplog.text
 
 
 def test_an_emulator_that_names_no_generations_is_read_and_nothing_of_it_is_resumed(google: ScriptedServer) -> None:

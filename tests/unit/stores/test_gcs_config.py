@@ -213,6 +213,12 @@ def test_many_threads_that_open_buckets_ask_for_one_token(key_file: Path, script
     assert len(scripted_server.requests) == 1
 
 
+def test_google_auth_without_its_transport_says_what_to_install(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "requests", None)
+    with pytest.raises(errors.MissingExtraError, match=r'pip install "s3dlio-shm\[gcs\]"'):
+        resolve_bucket("b")
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
