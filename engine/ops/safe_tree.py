@@ -5,9 +5,9 @@ Owns how a file gets its place below the root, whoever else writes there at the 
 * The root may be reached by symbolic links, since the caller named it. Below it every directory is opened by its name in the one
   before, and a symbolic link is never followed (`O_NOFOLLOW | O_DIRECTORY`): one that is put there between two looks is refused too.
 * Bytes go to a new file in the opened directory, which has no name (`O_TMPFILE`), so that nothing is left of it when the process dies;
-  where there are no such files, it has a name that listings pass over. Then fsync, then rename within the directory. A file that was
-  there is replaced and never written through: hard links keep the old bytes; its mode is kept. A directory, a symbolic link, a pipe or
-  a device in the place is an error.
+  where there are no such files, it has a name that listings pass over. Then fsync, then its own name, by a link, or by a rename within
+  the directory: a file that was there is replaced and never written through. Hard links keep the old bytes; its mode is kept. A
+  directory, a symbolic link, a pipe or a device in the place is an error.
 * `sync` makes the names durable. What is not committed is removed by `close`.
 
 What a file was made of stands beside it, so that it is known again: its time of change is that of the object, and the version is in the
@@ -339,13 +339,27 @@ class OpenFile:
             if stamp.mtime_ns is not None:
                 os.utime(self._fd, ns=(stamp.mtime_ns, stamp.mtime_ns))
             os.fsync(self._fd)
-            self._tree.check_place(self._directory_fd, self._path)
-            if self._temporary is None:
-                self._temporary = _temporary_name()
-                # With any src_dir_fd Python calls linkat, which alone follows the link in /proc. Source: open(2), O_TMPFILE.
-                os.link(_own_name(self._fd), self._temporary, src_dir_fd=self._fd, dst_dir_fd=self._directory_fd)
-            os.rename(self._temporary, self._path[-1], src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
+            is_free = self._tree.check_place(self._directory_fd, self._path) is None
+            if self._temporary is not None or not is_free or not self._link_to(self._path[-1]):
+                self._replace()
         self._end()
+
+    def _link_to(self, name: str) -> bool:
+        """Gives a file without a name one; False where something has it already."""
+        try:
+            # With any src_dir_fd Python calls linkat, which alone follows the link in /proc. Source: open(2), O_TMPFILE.
+            os.link(_own_name(self._fd), name, src_dir_fd=self._fd, dst_dir_fd=self._directory_fd)
+        except FileExistsError:
+            return False
+        return True
+
+    def _replace(self) -> None:
+        if self._temporary is None:
+            # Between these two a process that is killed leaves it.
+            self._temporary = _temporary_name()
+            self._link_to(self._temporary)
+        self._tree.check_place(self._directory_fd, self._path)
+        os.rename(self._temporary, self._path[-1], src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
 
     def discard(self) -> None:
         """Removes the file, unless it is committed or removed already."""

@@ -12,9 +12,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
@@ -25,6 +23,7 @@ from ..fetch.local import read_piece
 from ..fetch.loop import FetchLoop
 from ..fetch.request import Fetch, State
 from ..stores.base import Operation, Store, run
+from .helpers import Helpers, Work
 from .inline import inline_fetcher
 from .rooms import ViewFetch, process_rooms
 
@@ -35,15 +34,6 @@ T = TypeVar("T")
 
 _LEAVING_S: Final = 5.0
 """What a request may take by which something is thrown away, while somebody waits for the end."""
-
-
-class Work:
-    """What a thread is to do for a job."""
-
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
 
 
 Job = Generator[Fetch | Work, Any, T]
@@ -80,11 +70,9 @@ class Jobs(Generic[T]):
         self._loop = FetchLoop(settings(), max_requests)
         self._loop.grant = self._rooms.grant
         self._loop.listen()
-        self._threads = ThreadPoolExecutor(max_threads, "s3dlio-work")
+        self._threads = Helpers(max_threads, self._loop.wake)
         self._under_way: dict[Any, tuple[Callable[[T | S3dlioError], None], Job[T]]] = {}
-        """By what each waits for: a `Fetch`, or the future of its work."""
-        self._worked: deque[Future[Any]] = deque()
-        """Work that threads have done since the last look."""
+        """By what each waits for, a `Fetch` or `Work`."""
         self._stop = stop or Stop()
         self._stop.attach(self._loop.wake)
 
@@ -101,17 +89,15 @@ class Jobs(Generic[T]):
         Raises:
             Stopped: The `Stop` is set.
         """
-        finished = self._loop.poll(0 if self._worked else None)
+        finished = self._loop.poll(0 if self._threads.has_done else None)
         if self._stop.is_set:
             raise Stopped
         for fetch in finished:
             self._move(*self._under_way.pop(fetch), self._outcome(fetch))
-        while self._worked:
-            work = self._worked.popleft()
-            error = work.exception()
-            if error is not None and not isinstance(error, S3dlioError):
-                raise error
-            self._move(*self._under_way.pop(work), work.result() if error is None else error)
+        while (work := self._threads.take()) is not None:
+            if work.error is not None and not isinstance(work.error, S3dlioError):
+                raise work.error
+            self._move(*self._under_way.pop(work), work.error or work.result)
 
     def _move(self, on_end: Callable[[T | S3dlioError], None], job: Job[T], done: Any) -> None:
         try:
@@ -124,20 +110,13 @@ class Jobs(Generic[T]):
             self._start(on_end, job, step)
 
     def _start(self, on_end: Callable[[T | S3dlioError], None], job: Job[T], step: Fetch | Work) -> None:
-        if isinstance(step, Work):
-            work = self._threads.submit(step.call)
-            self._under_way[work] = on_end, job
-            work.add_done_callback(self._note_worked)
-            return
         self._under_way[step] = on_end, job
+        if isinstance(step, Work):
+            self._threads.give(step)
+            return
         if isinstance(step, ViewFetch):
             self._rooms.guess((step,))
         self._loop.submit(step)
-
-    def _note_worked(self, work: Future[Any]) -> None:
-        if not work.cancelled():
-            self._worked.append(work)
-            self._loop.wake()
 
     def _outcome(self, fetch: Fetch) -> Fetch | S3dlioError:
         if isinstance(fetch, ViewFetch):
@@ -166,7 +145,7 @@ class Jobs(Generic[T]):
         interrupt = None
         while True:
             try:
-                self._threads.shutdown(wait=True, cancel_futures=True)
+                self._threads.end()
                 break
             except KeyboardInterrupt as again:
                 # Not before they are at their end: descriptors that they write to are closed next, and would be other files' then.

@@ -93,6 +93,26 @@ def test_l3_u1_an_upload_that_is_interrupted_is_aborted(bucket: Bucket, tmp_path
     assert [request.query for request in bucket.server.requests if request.method == "DELETE"] == ["uploadId=ID"]
 
 
+def test_p9_an_interpreter_that_ends_in_the_middle_of_a_daemon_thread_s_transfer_says_nothing(tmp_path: Path) -> None:
+    source = """
+import pathlib, sys, threading, s3dlio
+target = pathlib.Path(sys.argv[1])
+for number in range(500):
+    s3dlio.put_bytes(f"memory://b/{number}", bytes(1000))
+def work():
+    while True:
+        s3dlio.download("memory://b/", target)
+threading.Thread(target=work, daemon=True).start()
+while not (target / "100").exists():
+    threading.Event().wait(0.001)
+"""
+    with ScriptProcess(source, [str(tmp_path)]) as process:
+        assert process.wait(60) == 0
+        assert process.stderr_text() == ""
+    # Whole, or not there: nothing was in the place of these.
+    assert {path.read_bytes() for path in tmp_path.iterdir() if not is_temporary(path.name)} == {bytes(1000)}
+
+
 def s3dlio(*args: str) -> subprocess.CompletedProcess[str]:
     """Runs `python -m s3dlio`, with pipes for a terminal."""
     command = [sys.executable, "-P", "-m", "s3dlio", *args]

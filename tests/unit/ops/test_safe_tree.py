@@ -108,24 +108,51 @@ def test_l2_a_file_is_synced_before_it_has_its_name_and_the_directories_behind_i
     root: Path, tree: SafeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    honest_sync, honest_rename = os.fsync, os.rename
+    honest_sync, honest_link, honest_rename = os.fsync, os.link, os.rename
 
     def fsync(fd: int) -> None:
         seen.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
         honest_sync(fd)
 
+    def link(source: str, name: str, **kwargs: Any) -> None:
+        seen.append("temporary name" if is_temporary(name) else "name")
+        honest_link(source, name, **kwargs)
+
     def rename(*args: Any, **kwargs: Any) -> None:
-        seen.append("name")
+        seen.append("renamed")
         honest_rename(*args, **kwargs)
 
     monkeypatch.setattr(safe_tree.os, "fsync", fsync)
+    monkeypatch.setattr(safe_tree.os, "link", link)
     monkeypatch.setattr(safe_tree.os, "rename", rename)
     tree.put(("a", "b", "file"), DATA, STAMP)
     tree.put(("a", "b", "other"), DATA, STAMP)
-    assert seen == ["file", "name", "file", "name"]
+    tree.put(("a", "b", "file"), DATA, STAMP)
+    # A name that nothing has is given at once: whatever moment the process dies at, there is no other one.
+    assert seen == ["file", "name", "file", "name", "file", "temporary name", "renamed"]
     tree.sync()
     # The root and what is above it, `a` and `b`: each once.
-    assert seen[4:] == ["directory"] * 4
+    assert seen[7:] == ["directory"] * 4
+
+
+def test_a_file_that_comes_into_the_place_at_the_last_moment_is_replaced(
+    root: Path, tree: SafeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tree.begin(("file",))
+    file.write(0, DATA)
+    honest = safe_tree.SafeTree.check_place
+    looks = []
+
+    def check_place(tree: SafeTree, directory_fd: int, path: tuple[str, ...]) -> int | None:
+        found = honest(tree, directory_fd, path)
+        looks.append(found)
+        (root / "file").write_bytes(b"somebody else's")
+        return found
+
+    monkeypatch.setattr(safe_tree.SafeTree, "check_place", check_place)
+    file.commit(STAMP)
+    assert looks[0] is None
+    assert {entry.name: entry.read_bytes() for entry in root.iterdir()} == {"file": b"new bytes"}
 
 
 def test_l5_a_symbolic_link_to_a_directory_is_not_followed(root: Path, tree: SafeTree, outside: Path) -> None:
