@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ..config import settings
 from ..errors import InternalError, S3dlioError, UnsafeNameError
 from ..fetch.request import Fetch
-from ..pool.jobs import Job, Work, of_store, read
+from ..pool.helpers import Work
+from ..pool.jobs import Job, of_store, read
 from ..pool.rooms import ViewFetch
 from ..stores.base import Listing, Store, Upload
 from ..stores.registry import is_file_scheme
