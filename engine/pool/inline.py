@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from ..config import settings
-from ..errors import S3dlioError
+from ..errors import S3dlioError, StoreTimeoutError
 from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
 from ..stores.base import Operation, advance, give_up
@@ -63,15 +64,22 @@ class InlineFetcher:
                 _run_to_end(loop, fetch)
         return fetch
 
-    def run_briefly(self, fetch: Fetch) -> Fetch:
+    def run_briefly(self, fetch: Fetch, until_s: float | None = None) -> Fetch:
         """As `run`, for a caller who is about to leave: a silent server is given a few seconds.
+
+        Args:
+            fetch: The request.
+            until_s: When the last of several such must have ended, by the monotonic clock.
 
         Raises:
             S3dlioError: The request's error.
         """
+        left_s = LEAVING_S if until_s is None else until_s - time.monotonic()
+        if left_s <= 0:
+            raise StoreTimeoutError("there was no time left to ask the store", uri=fetch.uri)
         with self._borrow(1) as loop:
             limits = loop.limits
-            loop.limits = settings(deadline_s=min(LEAVING_S, limits.deadline_s), max_attempts=min(3, limits.max_attempts))
+            loop.limits = settings(deadline_s=min(left_s, limits.deadline_s), max_attempts=min(3, limits.max_attempts))
             _run_to_end(loop, fetch)
         return fetch
 
@@ -127,7 +135,7 @@ class InlineFetcher:
     ) -> Generator[tuple[K, T | S3dlioError], None, None]:
         """Drives operations side by side, at most `max_in_flight` at once, each begun when there is room for it.
 
-        Whoever stops asking ends what is under way: the connections are closed, and the rest is never begun.
+        Whoever stops asking ends what is under way: the connections are closed, uploads are aborted, and the rest is never begun.
 
         Args:
             operations: With what tells each from the others. The first step of one on a local store does all of its work.
@@ -141,8 +149,9 @@ class InlineFetcher:
             yield from self._run_many(iter(operations), max_in_flight, under_way)
         except BaseException as error:
             # Their requests are gone, with the loop.
+            runner = partial(self.run_briefly, until_s=time.monotonic() + LEAVING_S)
             for _, operation in under_way.values():
-                give_up(operation, error, self.run_briefly)
+                give_up(operation, error, runner)
             raise
 
     def _run_many(

@@ -235,16 +235,21 @@ def run(operation: Operation[T], runner: Runner) -> T:
         return result
 
 
+class GivenUp(BaseException):
+    """In place of a GeneratorExit, by which an operation is told that not even what it asks for now is done any more."""
+
+
 def give_up(operation: Operation[Any], why: BaseException, runner: Runner) -> None:
-    """Tells an operation under way that nobody drives it any more, and does what it then asks for: it throws away what it began.
+    """Tells an operation under way that nobody waits for it any more, and does what it then asks for: it throws away what it began.
 
     The caller has its own error to raise: those of this are left out.
     """
+    told = GivenUp() if isinstance(why, GeneratorExit) else why
     try:
-        fetch = operation.throw(why)
+        fetch = operation.throw(told)
     except BaseException:  # noqa: BLE001 (the caller raises it)
         return
-    with suppress(S3dlioError, StopIteration, type(why)):
+    with suppress(S3dlioError, StopIteration, type(told)):
         while True:
             try:
                 done = runner(fetch)

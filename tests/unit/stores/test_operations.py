@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from s3dlio.engine.errors import ServerError
+from s3dlio.engine.errors import S3dlioError, ServerError
 from s3dlio.engine.fetch.request import Fetch
+from s3dlio.engine.pool import inline
 from s3dlio.engine.pool.inline import InlineFetcher
 from s3dlio.engine.stores.base import Operation, arun, run
 
@@ -67,7 +68,7 @@ class _Recorder(InlineFetcher):
         super().__init__()
         self.asked: list[str] = []
 
-    def run_briefly(self, fetch: Fetch) -> Fetch:
+    def run_briefly(self, fetch: Fetch, until_s: float | None = None) -> Fetch:
         self.asked.append(fetch.uri)
         if len(self.asked) == 1:
             raise ServerError("the first abort fails")
@@ -98,4 +99,25 @@ def test_an_interrupt_has_all_operations_under_way_abort_what_they_began() -> No
     with pytest.raises(KeyboardInterrupt):
         list(fetcher.run_many(operations(), 2))
     assert fetcher.asked == ["abort a", "abort b"]
+    fetcher.close()
+
+
+def test_whoever_leaves_gives_all_aborts_together_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inline, "LEAVING_S", 0.0)
+    fetcher = InlineFetcher()
+    errors: list[S3dlioError] = []
+
+    def stubborn(name: str) -> Operation[None]:
+        try:
+            yield Fetch(None, name, _Silent(), name)
+        except BaseException:
+            try:
+                yield request(f"abort {name}")
+            except S3dlioError as error:
+                errors.append(error)
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        list(fetcher.run_many([(name, stubborn(name)) for name in ("a", "b")], 2))
+    assert [type(error).__name__ for error in errors] == ["StoreTimeoutError"] * 2
     fetcher.close()
