@@ -25,7 +25,7 @@ _SENDING = Phase.SENDING
 _HEAD = Phase.HEAD
 _IDLE = Phase.IDLE
 _BODY = Phase.BODY
-_READS = ("GET", "HEAD")
+READS = ("GET", "HEAD")
 """Methods whose answers come at once. While S3 copies, or puts parts together, it sends a space now and then, for minutes."""
 
 
@@ -214,7 +214,7 @@ class Connection(AnswerReceiver):
         """Returns how many bytes were sent or received by now; None where nobody counts."""
         if self._payload is not None:
             return None if fetch.payload is None or self.phase is not _SENDING else len(fetch.payload) - len(self._payload)
-        if fetch.method not in _READS:
+        if fetch.method not in READS:
             return None
         if self.phase is not _BODY and not self._head_used:
             return None
@@ -229,6 +229,6 @@ class Connection(AnswerReceiver):
             return f"{self.site} did not go on with the TLS handshake", limits.connect_timeout_s
         if self._payload is not None:
             return f"{self.site} took nothing more of the request's body", limits.silence_timeout_s
-        if self.phase is _BODY and (self.fetch is None or self.fetch.method in _READS):
+        if self.phase is _BODY and (self.fetch is None or self.fetch.method in READS):
             return f"{self.site} sent nothing more of the body", limits.silence_timeout_s
         return f"{self.site} did not answer", limits.first_byte_timeout_s

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from ..errors import BucketElsewhereError, ConnectFailedError, S3dlioError, StoreTimeoutError, ThrottledError
 from .answer import Phase
 from .backlog import Backlog
-from .connection import Connection
+from .connection import READS, Connection
 from .connections import Connections
 from .delayed import backoff_s, finish_error, wait_before_retry
 from .local import read_piece
@@ -393,7 +393,9 @@ class FetchLoop:
         else:
             self._drop(connection)
         if (was_dropped and isinstance(error, ConnectFailedError)) or (is_elsewhere and error.retryable):
-            fetch.attempts -= 1
+            if is_elsewhere or fetch.method in READS:
+                # Of all else the answer may have been lost: whoever asks again may meet its own doing.
+                fetch.attempts -= 1
             self._queue.appendleft(fetch)
         else:
             self._retry(fetch, error)

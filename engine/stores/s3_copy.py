@@ -90,7 +90,7 @@ def _end(lane: S3RareOperations, key: str, upload_id: str, parts: Parts, write_i
     try:
         yield from lane.end_parts(key, upload_id, parts, (), lambda document: _check_ended(document, lane.root + key))
     except S3dlioError as error:
-        if not (error.retryable or isinstance(error, NotFoundError)) or not (yield from lane.has_written(key, write_id)):
+        if not (error.retryable or isinstance(error, NotFoundError)) or not (yield from lane.has_written(key, write_id, error)):
             raise
 
 

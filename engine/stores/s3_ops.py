@@ -104,7 +104,7 @@ class S3Operations:
         try:
             yield from self.sums.send(data, lambda sums: self.writing(key, data, sums + headers), request)
         except S3dlioError as error:
-            if (isinstance(error, ObjectChangedError) or error.retryable) and (yield from self.has_written(key, write_id)):
+            if (isinstance(error, ObjectChangedError) or error.retryable) and (yield from self.has_written(key, write_id, error)):
                 return
             if isinstance(error, ObjectChangedError):
                 raise exists_already(self.root + key) from None
@@ -125,11 +125,22 @@ class S3Operations:
         if head.get(WRITE_ID.encode()) != write_id:
             raise exists_already(self.root + key)
 
-    def has_written(self, key: str, write_id: str) -> Operation[bool]:
-        """Whether the object is the one that bears this id; False too where nobody says what there is."""
+    def has_written(self, key: str, write_id: str, error: S3dlioError) -> Operation[bool]:
+        """Whether a write that ended in `error` has come about: whether the object is the one that bears its id.
+
+        Where nobody says what there is, it is taken at its word.
+
+        Raises:
+            S3dlioError: Nobody says, and the object that it met may be its own, of an attempt whose answer was lost.
+        """
         try:
             head = yield from self.head(key)
-        except S3dlioError:
+        except NotFoundError:
+            return False
+        except S3dlioError as unknown:
+            if isinstance(error, ObjectChangedError) and error.attempts > 1:
+                unknown.message = f"nobody says whether the object is the one that was written: {unknown.message}"
+                raise
             return False
         return head.get(WRITE_ID.encode()) == write_id
 

@@ -154,7 +154,7 @@ class S3Upload:
             S3dlioError: It has not: `error`, or what it means.
         """
         may_have_ended = error.retryable or isinstance(error, ObjectChangedError | NotFoundError)
-        if may_have_ended and (yield from self._lane.has_written(self._key, self._write_id)):
+        if may_have_ended and (yield from self._lane.has_written(self._key, self._write_id, error)):
             return
         if self._create_only and isinstance(error, ObjectChangedError):
             raise exists_already(self._uri) from None
@@ -200,6 +200,7 @@ def abort_wholly(lane: S3RareOperations, key: str, upload_id: str) -> Operation[
         yield from lane.abort_upload(key, upload_id)
         try:
             yield from lane.find_parts(key, upload_id)
-        except NotFoundError:
+        except (NotFoundError, PermissionDeniedError):
+            # Whoever may only write is not told; that the upload is aborted, the store has said.
             return
     raise ProtocolError(f"the store keeps the parts of an upload that was aborted {_MAX_ABORTS} times", uri=lane.root + key)

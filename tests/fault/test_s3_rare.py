@@ -425,10 +425,14 @@ def test_a_bucket_of_ours_is_no_error_and_one_of_others_is(said: ScriptedServer)
             perform(opened("other").create_bucket())
 
 
-def test_a_bucket_whose_deletion_was_answered_into_the_void_is_gone(said: ScriptedServer) -> None:
+@pytest.mark.parametrize("is_kept", [False, True], ids=["on a new connection", "on a kept one"])
+def test_a_bucket_whose_deletion_was_answered_into_the_void_is_gone(said: ScriptedServer, is_kept: bool) -> None:
+    if is_kept:
+        said.then(Respond(204))
+        perform(opened("bucket").delete("key"))
     said.then(reset_before_headers(), s3_error(404, "NoSuchBucket"))
     perform(opened("bucket").delete_bucket())
-    assert len(said.requests) == 2
+    assert len(said.requests) == 2 + is_kept
 
 
 @pytest.mark.parametrize("verb", ["create_bucket", "delete_bucket", "delete"])

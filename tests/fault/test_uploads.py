@@ -272,6 +272,28 @@ def test_u1_an_interrupt_aborts(store: WriteServer) -> None:
     assert is_clean(store)
 
 
+def test_u1_whoever_stops_asking_for_results_leaves_no_upload_behind(store: WriteServer) -> None:
+    arrived, release = threading.Event(), threading.Event()
+
+    def stall(_request: Request, connection: Connection) -> None:
+        arrived.set()
+        connection.wait_for(release)
+        connection.is_open = False
+
+    store.faults.append(answered("PUT part 2", stall))
+    many = inline_fetcher().run_many(
+        [("long", write_object(opened(), "key", memoryview(DATA))), *((n, opened().put("short", memoryview(b"x"))) for n in range(40))], 2
+    )
+    for _ in many:
+        if arrived.is_set():
+            break
+    many.close()
+    release.set()
+    assert arrived.is_set()
+    assert store.uploads == {}
+    assert PATH not in store.objects
+
+
 @pytest.mark.parametrize("kind", ["POST begin", "PUT part 2", "POST end"])
 def test_u1_a_cancel_aborts(store: WriteServer, kind: str) -> None:
     arrived, go_on = threading.Event(), threading.Event()
@@ -351,6 +373,14 @@ def test_an_abort_that_fails_is_told_to_the_log_and_hides_no_error(
         s3dlio.put_bytes(URI, DATA)
     assert "could not be thrown away" in caplog.text
     assert URI in caplog.text
+
+
+def test_an_abort_by_whoever_may_not_list_parts_is_one(store: WriteServer, caplog: pytest.LogCaptureFixture) -> None:
+    store.faults.append(answered("PUT part 1|GET parts", s3_error(403, "AccessDenied"), times=99))
+    with pytest.raises(s3dlio.PermissionDeniedError):
+        s3dlio.put_bytes(URI, DATA)
+    assert is_clean(store)
+    assert "could not be thrown away" not in caplog.text
 
 
 def test_u3_an_upload_that_comes_back_by_a_late_part_is_aborted_again(store: WriteServer) -> None:

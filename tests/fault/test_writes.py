@@ -468,6 +468,27 @@ def test_u5_a_writer_whose_every_answer_was_lost_knows_its_own_object_again(stor
     assert store.log in (["HEAD", *["PUT"] * num, "HEAD"] for num in (3, 4))
 
 
+def refuse_head(request: Request) -> Respond | None:
+    return s3_error(403, "AccessDenied") if request.method == "HEAD" else None
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["on a new connection", "on a kept one"])
+def test_u5_whoever_may_not_look_is_not_told_that_an_object_of_its_own_is_another_ones(store: WriteServer, is_kept: bool) -> None:
+    if is_kept:
+        s3dlio.put_bytes("s3://bucket/other", b"")
+    store.faults += [lost(store, "PUT"), refuse_head]
+    with pytest.raises(s3dlio.PermissionDeniedError, match="nobody says"):
+        create(DATA)
+    assert store.objects[PATH].data == DATA
+
+
+def test_u5_whoever_may_not_look_is_refused_all_the_same(store: WriteServer) -> None:
+    s3dlio.put_bytes(URI, b"first")
+    store.faults.append(refuse_head)
+    with pytest.raises(s3dlio.AlreadyExistsError):
+        create(DATA)
+
+
 def test_u5_the_same_bytes_by_somebody_else_are_not_ones_own(store: WriteServer) -> None:
     def sneak_in(request: Request) -> None:
         if request.method == "PUT" and not store.objects:
