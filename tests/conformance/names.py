@@ -66,12 +66,11 @@ CANNOT["direct"] = CANNOT["file"]
 assert len(NASTY_KEYS["1024 bytes"].encode()) == 1024
 
 LACKS: dict[str, dict[str, str]] = {
-    "memory": {"refusals": "a bucket of memory is there with its first object", "metadata": "the oracle puts bytes there"},
+    "memory": {"refusals": "a bucket of memory is there with its first object", "metadata": "memory keeps bytes alone"},
     "file": {"buckets": "a file system has directories, and no buckets", "metadata": "files have none"},
     "direct": {"buckets": "a file system has directories, and no buckets", "metadata": "files have none"},
     "rclone": {
         "markers": "rclone keeps `dir/` as a file `dir`, and has no object beside a directory of its name",
-        "create-only": "rclone passes over If-None-Match",
     },
 }
 """By store: what it has not, and why."""

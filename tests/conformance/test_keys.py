@@ -10,10 +10,11 @@ import s3dlio
 from tests.conformance.names import CALLED_SITES, unusable_keys, usable_keys
 from tests.conformance.places import Place, Site
 
-# Whether a verb is called or awaited makes no difference to keys.
-pytestmark = pytest.mark.parametrize("site", CALLED_SITES, indirect=True, scope="module")
+called = pytest.mark.parametrize("site", CALLED_SITES, indirect=True, scope="module")
+"""Whether a verb is called or awaited makes no difference to keys."""
 
 
+@called
 def test_k1_keys_are_written_byte_for_byte(site: Site) -> None:
     place = site.new_root()
     keys = usable_keys(place.name)
@@ -22,6 +23,7 @@ def test_k1_keys_are_written_byte_for_byte(site: Site) -> None:
     assert place.contents() == {key: _data(key) for key in keys}
 
 
+@called
 def test_k1_keys_are_read_as_they_were_written(site: Site) -> None:
     place, keys = _filled(site)
     assert [bytes(view) for view in place.verbs.get_many([place.uri(key) for key in keys])] == [_data(key) for key in keys]
@@ -30,6 +32,7 @@ def test_k1_keys_are_read_as_they_were_written(site: Site) -> None:
         assert place.verbs.stat(place.uri(key))["size"] == len(_data(key))
 
 
+@called
 def test_k1_keys_are_listed_as_they_were_written(site: Site) -> None:
     place, keys = _filled(site)
     assert place.verbs.list(place.root, recursive=True) == [place.uri(key) for key in keys]
@@ -40,6 +43,7 @@ def test_k1_keys_are_listed_as_they_were_written(site: Site) -> None:
     assert sorted(bytes(view) for view in s3dlio.get_many(refs)) == sorted(_data(key) for key in keys)
 
 
+@called
 def test_k1_keys_are_deleted_one_by_one(site: Site) -> None:
     place, keys = _filled(site)
     for gone, kept in ((keys[::2], keys[1::2]), (keys[1::2], [])):
@@ -48,6 +52,8 @@ def test_k1_keys_are_deleted_one_by_one(site: Site) -> None:
         assert place.keys() == sorted(kept)
 
 
+# Not on rclone by the SDK: botocore waits a second for each refusal, whose body it holds back.
+@pytest.mark.parametrize("site", [site for site in CALLED_SITES if site != "rclone-sdk"], indirect=True, scope="module")
 def test_k1_keys_that_a_store_has_not_touch_no_other_object(site: Site) -> None:
     place = site.new_root()
     place.fill("a", "dir/a")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import s3dlio
-from tests.conformance.names import sites_with
 from tests.conformance.places import Place
 
 DATA = bytes(range(256)) * 300
@@ -81,7 +80,6 @@ def test_put_bytes_writes_in_parts_above_the_threshold(place: Place) -> None:
     assert (place.keys(), place.oracle.leftovers()) == (["key"], [])
 
 
-@pytest.mark.parametrize("site", sites_with("create-only"), indirect=True, scope="module")
 def test_u5_a_create_only_put_leaves_what_is_there(place: Place) -> None:
     part = _write_in_parts(place)
     for size in (0, 10, part + 1):
