@@ -43,6 +43,8 @@ def source_at(uri: str, recursive: bool, follow_symlinks: bool) -> tuple[Source,
 
 
 def _located(path: str) -> tuple[Store, str]:
+    if not path:
+        raise ConfigurationError("the source is empty; write . for the working directory")
     return locate(path if "://" in path else f"file://{os.path.abspath(path)}")
 
 
