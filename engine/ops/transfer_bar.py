@@ -5,9 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Final, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from ..text import clean
 from .transfer_run import State
 
@@ -18,6 +15,17 @@ class TransferBar:
     """As long as the `with` lasts. On a pipe nothing is drawn."""
 
     def __init__(self, title: str) -> None:
+        # rich takes as long to import as all that a transfer without a bar needs.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
         console = Console(stderr=True)
         self._next_s = 0.0
         self._bars = Progress(
