@@ -288,6 +288,8 @@ def _refresh(chain: _Chain, root: str, found: _Found) -> None:
             credentials.refresh(Request(session))  # type: ignore[no-untyped-call]
             headers: dict[str, str] = {}
             credentials.apply(headers)  # type: ignore[no-untyped-call]
+            # On a machine of Google's that is one more request.
+            universe = getattr(credentials, "universe_domain", None) or _ANONYMOUS.universe
     except TransportError as error:
         text = "the service that gives tokens cannot be reached; check token_uri in the key file, and the network"
         raise AuthenticationError(text, uri=root, cause=type(error).__name__) from None
@@ -301,7 +303,6 @@ def _refresh(chain: _Chain, root: str, found: _Found) -> None:
     if any(not value.isprintable() for _, value in sent):
         del headers, sent  # a traceback may show what is local
         raise AuthenticationError("the token that was given holds control characters", uri=root)
-    universe = getattr(credentials, "universe_domain", None) or _ANONYMOUS.universe
     chain.found = found
     chain.identity = _Identity(sent, expires_at_s, _describe_source(credentials, key_file), project, universe)
     chain.renewal.note(expires_at_s, now_s)

@@ -20,9 +20,10 @@ import s3dlio
 from s3dlio.engine import errors
 from s3dlio.engine.stores import gcs_config
 from s3dlio.engine.stores.gcs_config import GcsSpec, resolve_bucket
-from tests.support.gcs_answers import gcs_error, token, write_key_file
+from tests.support.answers import Respond
+from tests.support.gcs_answers import document, gcs_error, token, write_key_file
 from tests.support.leaks import standing
-from tests.support.scripted_server import ScriptedServer
+from tests.support.scripted_server import Request, ScriptedServer
 
 Env = Callable[..., None]
 WHAT_TO_INSTALL = r'MissingExtraError: .*pip install "s3dlio-shm\[gcs\]"'
@@ -211,6 +212,49 @@ def test_many_threads_that_open_buckets_ask_for_one_token(key_file: Path, script
     for thread in threads:
         thread.join()
     assert len(scripted_server.requests) == 1
+
+
+class MetadataService:
+    """What a machine of Google's asks who it is. Source: "About VM metadata"."""
+
+    def __init__(self, universe: Respond) -> None:
+        self._answers = {
+            "": Respond(200),
+            "project/project-id": Respond(200, {}, b"machine-project"),
+            "instance/service-accounts/default/": document({"email": "default", "scopes": [], "aliases": []}),
+            "instance/service-accounts/default/token": token("machine"),
+            "universe/universe-domain": universe,
+        }
+
+    def __call__(self, request: Request) -> Respond:
+        found = self._answers[request.path.removeprefix("/").removeprefix("computeMetadata/v1/")]
+        return Respond(found.status, {"Content-Type": "text/plain", **found.headers, "Metadata-Flavor": "Google"}, found.body)
+
+
+@pytest.fixture
+def machine(env: Env, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
+    """The metadata service of this machine, which is to be scripted."""
+    with standing():
+        import google.auth.transport.requests
+        from google.auth.compute_engine import _metadata
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", f"127.0.0.1:{scripted_server.port}")
+    monkeypatch.setattr(_metadata, "_NO_GCE_CHECK", False)
+    monkeypatch.delenv("NO_GCE_CHECK", raising=False)
+    env(GCE_METADATA_IP=f"127.0.0.1:{scripted_server.port}")
+    return scripted_server
+
+
+def test_a_machine_of_googles_says_who_it_is_and_in_which_universe(machine: ScriptedServer) -> None:
+    machine.script = MetadataService(Respond(200, {}, b"example.goog"))
+    spec = resolve_bucket("b")
+    assert (spec.url, spec.project, spec.source) == ("https://storage.example.goog", "machine-project", "the metadata server")
+    assert dict(spec.headers) == {"authorization": "Bearer machine"}
+
+
+def test_a_machine_that_does_not_say_its_universe_is_an_error_of_the_tree(machine: ScriptedServer) -> None:
+    machine.script = MetadataService(Respond(403))
+    with pytest.raises(errors.AuthenticationError):
+        resolve_bucket("b")
 
 
 def test_google_auth_without_its_transport_says_what_to_install(key_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
