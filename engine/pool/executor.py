@@ -42,7 +42,7 @@ class Executor:
         """Answers that need no request."""
         self.is_urgent = False
         """Whether somebody can do something with what the last `poll` returned: not with one member of a batch while others of it are
-        under way here."""
+        under way here, and no connection is idle."""
 
     @property
     def num_parts(self) -> int:
@@ -85,6 +85,8 @@ class Executor:
         if self._events:
             events += self._events
             self._events = []
+        # It may be given more as soon as it is known that these are over.
+        self.is_urgent |= len(self._fetches) < self._loop.max_connections
         return events
 
     def _fetch(self, command: FetchPart) -> None:

@@ -40,8 +40,8 @@ _FEW_PARTS = 8
 """Or after so long; at once where nothing more has come and so few parts are under way that somebody may wait for the very one."""
 _GROUP_EVENTS = 64
 _GROUP_S = 0.05
-"""The same while all in hand are members of batches of which others are under way here: the coordinator can do nothing with them but
-count. Measured with rclone, batches of 32 x 64 KiB: see docs/decisions.md."""
+"""The same while all in hand are members of batches of which others are under way here, and no connection is idle: the coordinator can do
+nothing with them but count. Measured with rclone, batches of 32 x 64 KiB: see docs/decisions.md."""
 _MAX_WAKE_S = 5.0
 """How often the counter moves at the least; four times as often as it is judged, where that is less."""
 

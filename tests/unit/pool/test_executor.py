@@ -258,12 +258,23 @@ def urgency(bench: Bench, num: int) -> list[tuple[int, bool]]:
 
 def test_members_of_a_batch_wait_for_the_last_of_it_that_is_fetched_here(bench: Bench, object_server: ObjectServer) -> None:
     go = threading.Event()
-    object_server.objects.update({f"/bucket/k{n}": DATA[:100] for n in range(3)})
+    object_server.objects.update({f"/bucket/k{n}": DATA[:100] for n in range(4)})
     object_server.faults["/bucket/k2"] = [stall_before_headers(go)]
-    bench.do(*(FetchPart(n, HTTP, f"k{n}", 0, None, None, None, PLACE + 100 * n, 100, 7) for n in range(3)))
+    object_server.faults["/bucket/k3"] = [stall_before_headers(go)]
+    bench.do(*(FetchPart(n, HTTP, f"k{n}", 0, None, None, None, PLACE + 100 * n, 100, 7) for n in range(4)))
     assert sorted(urgency(bench, 2)) == [(0, False), (1, False)]
     go.set()
-    assert urgency(bench, 1) == [(2, True)]
+    assert {is_urgent for _, is_urgent in urgency(bench, 2)} == {True}
+
+
+def test_no_member_is_waited_for_while_a_connection_is_idle(bench: Bench, object_server: ObjectServer) -> None:
+    go = threading.Event()
+    object_server.objects.update({f"/bucket/k{n}": DATA[:100] for n in range(2)})
+    object_server.faults["/bucket/k1"] = [stall_before_headers(go)]
+    bench.do(*(FetchPart(n, HTTP, f"k{n}", 0, None, None, None, PLACE + 100 * n, 100, 7) for n in range(2)))
+    assert urgency(bench, 1) == [(0, True)]
+    go.set()
+    assert urgency(bench, 1) == [(1, True)]
 
 
 def test_who_failed_or_is_in_no_batch_is_waited_for(bench: Bench, object_server: ObjectServer) -> None:
