@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeVar
 from ..errors import ConfigurationError
 from ..pool.in_threads import in_thread
 from ..pool.jobs import Stop, Stopped
-from ..stores.registry import locate
+from ..stores.registry import is_file_scheme, locate
 from ..text import clean
 from ..uri import as_directory
 from .transfer_bar import TransferBar
 from .transfer_ends import Source, StoreTarget, Target, TreeTarget
 from .transfer_run import Transfer
-from .transfer_sources import Selected, is_glob, source_at, sources_at
+from .transfer_sources import Selected, check_apart, is_glob, source_at, sources_at
 from .transfer_summary import TransferSummary
 
 T = TypeVar("T")
@@ -226,6 +226,8 @@ def _upload(
         source, is_single = source_at(sources[0], recursive, follow_symlinks)
     else:
         source, is_single = sources_at(sources, recursive, follow_symlinks), False
+    if is_file_scheme(dest_uri):
+        check_apart(sources, locate(dest_uri)[1])
     target = _target(dest_uri, is_single, create_bucket, skip_existing)
     selected = source if is_single else Selected(source, pattern)
     return _move(selected, target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
@@ -249,6 +251,7 @@ def _download(
         root = locate(root)[1]
     if not root:
         raise ConfigurationError("dest_dir is empty; write . for the working directory")
+    check_apart([os.fspath(src_uri)], root)
     source, is_single = source_at(os.fspath(src_uri), recursive, follow_symlinks=False)
     selected = source if is_single else Selected(source, pattern)
     return _move(selected, TreeTarget(root), max_in_flight, skip_existing, f"from {src_uri}" if progress else None, stop)

@@ -56,6 +56,21 @@ def _files(store: Store, path: str, recursive: bool, follow_symlinks: bool) -> t
     return FileSource([file_at(store, path, os.path.basename(path))]), True
 
 
+def check_apart(sources: Sequence[str], target: str) -> None:
+    """Checks that a tree is not written into itself: the next time it would hold itself twice.
+
+    Raises:
+        ConfigurationError: `target` is, or lies in, a directory among the sources.
+    """
+    inner = os.path.realpath(target)
+    for source in sources:
+        if "://" in source and not is_file_scheme(source):
+            continue
+        outer = os.path.realpath(_located(source)[1])
+        if os.path.isdir(outer) and os.path.commonpath([outer, inner]) == outer:
+            raise ConfigurationError("the target lies in the directory that is to be read", uri=source)
+
+
 def is_glob(path: str) -> bool:
     """Whether a path is there to find files by, since none is called so."""
     is_local = "://" not in path or is_file_scheme(path)
