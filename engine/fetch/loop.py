@@ -268,7 +268,6 @@ class FetchLoop:
             return
         if connection is None:
             fetch.attempts -= 1
-            fetch.take_back()
             fetch.state = State.QUEUED
             self._backlog.nameless.append((self._now, fetch))
             return
@@ -380,10 +379,7 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         was_dropped = connection.was_dropped_while_idle
-        is_unsent = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE)
-        if is_unsent:
-            fetch.take_back()
-        is_elsewhere = is_unsent and connection.avoid_address()
+        is_elsewhere = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE) and connection.avoid_address()
         if isinstance(error, ThrottledError):
             self._throttle(connection, error)
         elif self._throttles and error.status is not None:

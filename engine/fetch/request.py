@@ -189,9 +189,6 @@ class Fetch:
         request: bytes = self.wire.get(self.key, self.start + self.received, self.end, self.version, with_checksum)
         return request
 
-    def take_back(self) -> None:
-        """Called where nothing of what `build` returned was sent, before it is asked for again."""
-
     @property
     def is_resumable(self) -> bool:
         """Whether the rest of a broken body could be told to be of the same version: not without an ETag, nor with a weak one."""

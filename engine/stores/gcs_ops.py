@@ -98,11 +98,7 @@ class GcsOperations:
             results[:] = [read(fetch.reply, fetch.body)]
 
         exchange.check = check
-        try:
-            yield exchange
-        except S3dlioError as error:
-            error.attempts = max(error.attempts, exchange.num_sent)
-            raise
+        yield exchange
         return results[0]
 
     def _target(self, path: str, query: Query | None = None) -> str:
@@ -312,9 +308,9 @@ class GcsOperations:
 
 
 class _Request(Exchange):
-    """A request that knows how often it was sent: oftener than there were attempts, where an idle connection turned out to be closed."""
+    """A request that asks something else where an attempt before this one may have come about."""
 
-    __slots__ = ("_instead", "num_sent")
+    __slots__ = ("_instead",)
 
     def __init__(
         self,
@@ -328,21 +324,16 @@ class _Request(Exchange):
         """The arguments are those of `Exchange`.
 
         Args:
-            instead: Makes what is sent after the first time; None for the same again.
+            instead: Makes what is sent after the first attempt; None for the same again.
         """
         super().__init__(None, uri, wire, method, make, payload=payload)
         self._instead = instead
-        self.num_sent = 0
 
     def build(self) -> bytes:
-        self.num_sent += 1
-        if self._instead is None or self.num_sent == 1:
+        if self._instead is None or self.attempts < 2:
             return self.make()
         self.payload = None
         return self._instead()
-
-    def take_back(self) -> None:
-        self.num_sent -= 1
 
 
 _BYTES: Final = "Content-Type: application/octet-stream\r\n"

@@ -235,7 +235,7 @@ class MetadataService:
 def machine(env: Env, scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
     """The metadata service of this machine, which is to be scripted."""
     with standing():
-        import google.auth.transport.requests
+        import google.auth.transport.requests  # noqa: F401 (what it opens once is no leak)
         from google.auth.compute_engine import _metadata
     monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", f"127.0.0.1:{scripted_server.port}")
     monkeypatch.setattr(_metadata, "_NO_GCE_CHECK", False)
