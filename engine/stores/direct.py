@@ -32,7 +32,7 @@ class DirectWire(FileWire):
         """
         return open_direct(fetch.key, self.flags)
 
-    def check_empty(self, fd: int, uri: str) -> None:
+    def check_empty(self, fd: int, found: os.stat_result, uri: str) -> None:
         """Files that do not tell their size have no direct access."""
 
     def fill(self, fd: int, fetch: Fetch, begin: int, stop: int) -> None:

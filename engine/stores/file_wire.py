@@ -106,9 +106,9 @@ class FileWire:
         assert fetch.out is not None
         read_exactly(fd, fetch.out[begin:stop], fetch.start + begin)
 
-    def check_empty(self, fd: int, uri: str) -> None:
+    def check_empty(self, fd: int, found: os.stat_result, uri: str) -> None:
         """As the function `check_empty`."""
-        check_empty(fd, uri)
+        check_empty(fd, found, uri)
 
     def _read(self, fd: int, fetch: Fetch, grant: Callable[[Fetch], memoryview | None]) -> None:
         found = os.fstat(fd)
@@ -119,7 +119,7 @@ class FileWire:
         fetch.end = check_local_range(size, fetch.start, fetch.end, fetch.uri)
         fetch.size, fetch.version = size, version
         if not size:
-            self.check_empty(fd, fetch.uri)
+            self.check_empty(fd, found, fetch.uri)
         num = fetch.missing_space
         if num > (0 if fetch.out is None else len(fetch.out)):
             fetch.out = grant(fetch)
@@ -170,15 +170,15 @@ def check_regular(found: os.stat_result, uri: str) -> None:
     raise UnsupportedError("this is a device, a socket or a pipe, not a file", uri=uri)
 
 
-def check_empty(fd: int, uri: str) -> None:
+def check_empty(fd: int, found: os.stat_result, uri: str) -> None:
     """Checks that a file whose size is 0 has no bytes.
 
     Raises:
         UnsupportedError: It has, and does not tell how many, as the files of /proc.
-        ObjectChangedError: It has some by now.
+        ObjectChangedError: It had none when `found` was.
     """
     if os.pread(fd, 1, 0):
-        if os.fstat(fd).st_size:
+        if version_of(os.fstat(fd)) != version_of(found):
             raise ObjectChangedError("the file changed while it was read", uri=uri)
         raise UnsupportedError("this file has bytes, and does not tell how many", uri=uri)
 

@@ -256,7 +256,7 @@ def copy_file(source: int, found: os.stat_result, source_uri: str, new: NewFile)
     """
     copy: Callable[[int, int, int, int, int], int] = os.copy_file_range
     if not found.st_size:
-        check_empty(source, source_uri)
+        check_empty(source, found, source_uri)
     done = 0
     while done < found.st_size:
         try:

@@ -99,16 +99,23 @@ def test_i1_a_file_that_does_not_tell_its_size_is_an_error_and_not_empty(tmp_pat
     assert os.listdir(tmp_path) == []
 
 
-def test_what_is_empty_when_it_is_opened_may_have_bytes_a_moment_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("then", [NEW, b""])
+def test_what_is_empty_when_it_is_opened_may_have_bytes_a_moment_later(path: Path, monkeypatch: pytest.MonkeyPatch, then: bytes) -> None:
     path.write_bytes(b"")
     real = os.pread
 
     def pread(*args: Any) -> bytes:
-        path.write_bytes(NEW)
-        return real(*args)
+        if contents:
+            path.write_bytes(NEW)
+        found = real(*args)
+        if contents:
+            path.write_bytes(contents.pop())
+        return found
 
+    contents = [then]
     monkeypatch.setattr(os, "pread", pread)
-    assert bytes(s3dlio.get(f"file://{path}")) == NEW
+    assert bytes(s3dlio.get(f"file://{path}")) == then
+    assert contents == []
 
 
 def test_a_socket_is_said_to_be_none_of_the_files_that_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
