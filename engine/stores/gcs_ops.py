@@ -185,10 +185,8 @@ class GcsOperations:
             else:
                 session = yield from self._begin(key, about, create_only)
                 found = yield from Session(self, key, session).finish(0, data, sum_)
-        except ObjectChangedError:
-            if not create_only:
-                raise
-            found = yield from self.find_own(key, mark)
+        except S3dlioError as error:
+            found = yield from self.find_own(key, mark, error)
         check_written(found, self.root + key, len(data), sum_)
 
     def _put_at_once(self, key: str, about: dict[str, Any], data: memoryview, create_only: bool) -> Operation[Resource]:
@@ -221,20 +219,28 @@ class GcsOperations:
             raise AlreadyExistsError("there is such an object already", uri=self.root + key) from None
         return GcsUpload(self, key, session, mark)
 
-    def find_own(self, key: str, mark: str | None) -> Operation[Resource]:
-        """Returns the object whose create-only write was refused, if it is the one that this write has made.
+    def find_own(self, key: str, mark: str | None, error: S3dlioError) -> Operation[Resource]:
+        """Returns the object that a write has made although it ended in `error`: one whose answer was lost, create-only, with this mark.
 
         Raises:
-            AlreadyExistsError: It is another's.
+            AlreadyExistsError: The write met another's.
+            S3dlioError: It has not come about; or nobody says whether the object that it met is its own.
         """
+        is_refused = isinstance(error, ObjectChangedError)
+        if mark is None or not (is_refused or error.retryable):
+            raise error
         try:
             found = yield from self._resource(key)
-        except NotFoundError:
-            # It was there, and somebody has deleted it since.
-            found = None
-        if found is None or mark is None or (found.metadata or {}).get(MARK) != mark:
-            raise AlreadyExistsError("there is such an object already", uri=self.root + key)
-        return found
+        except S3dlioError as unknown:
+            if is_refused and error.attempts > 1 and not isinstance(unknown, NotFoundError):
+                unknown.message = f"nobody says whether the object is the one that was written: {unknown.message}"
+                raise
+        else:
+            if (found.metadata or {}).get(MARK) == mark:
+                return found
+        if is_refused:
+            raise AlreadyExistsError("there is such an object already", uri=self.root + key) from None
+        raise error
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""

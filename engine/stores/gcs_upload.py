@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ..errors import (
     InternalError,
     NotFoundError,
-    ObjectChangedError,
     ProtocolError,
     RequestRejectedError,
     S3dlioError,
@@ -161,8 +160,8 @@ class GcsUpload:
         tail = memoryview(self._tail)
         try:
             found = yield from self._session.finish(self._end - len(tail), tail, self._sum)
-        except ObjectChangedError:
-            found = yield from self._operations.find_own(self._key, self._mark)
+        except S3dlioError as error:
+            found = yield from self._operations.find_own(self._key, self._mark, error)
         self._is_over = True
         check_written(found, self._operations.root + self._key, self._end, self._sum)
 

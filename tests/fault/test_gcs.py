@@ -248,6 +248,25 @@ def test_u3_a_create_only_put_whose_answer_was_lost_knows_its_own_object(google:
     s3dlio.put_bytes(URI, DATA, if_none_match=True)
 
 
+def test_u3_a_create_only_put_whose_every_answer_was_lost_knows_its_own_object(google: ScriptedServer) -> None:
+    store = OneObject(is_there=False)
+    google.script = lambda request: store(request) if request.method == "GET" or store.about is None else close_before_headers()
+    s3dlio.put_bytes(URI, DATA, if_none_match=True)
+    google.script = lambda request: gcs_error(404, "notFound") if request.method == "GET" else close_before_headers()
+    with pytest.raises(s3dlio.ConnectFailedError):
+        s3dlio.put_bytes(URI, DATA, if_none_match=True)
+
+
+def test_u3_who_may_not_look_is_not_told_that_an_object_of_its_own_is_anothers(google: ScriptedServer) -> None:
+    refusal, forbidden = gcs_error(412, "conditionNotMet"), gcs_error(403, "forbidden")
+    google.then(refusal, forbidden)
+    with pytest.raises(s3dlio.AlreadyExistsError):
+        s3dlio.put_bytes(URI, DATA, if_none_match=True)
+    google.then(close_before_headers(), refusal, forbidden)
+    with pytest.raises(s3dlio.PermissionDeniedError, match="nobody says"):
+        s3dlio.put_bytes(URI, DATA, if_none_match=True)
+
+
 def test_u3_a_create_only_put_meets_another_object(google: ScriptedServer) -> None:
     google.script = OneObject(is_there=True)
     with pytest.raises(s3dlio.AlreadyExistsError) as raised:
