@@ -11,6 +11,7 @@ Source: "HTTP status and error codes for JSON"; "Retry strategy", Google Cloud S
 
 from __future__ import annotations
 
+import zlib
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -98,10 +99,10 @@ def error_from_response(
         attempts: How many attempts were made.
         is_identified: Whether a token was sent.
     """
-    reason, message = _read(bytes(body[:MAX_ERROR_BODY_BYTES]))
     # By this status others redirect.
-    if status == 308 and headers.get(b"location") is None:
+    if status == 308 and (headers.get(b"location") is None or headers.get(b"range") is not None):
         return _incomplete(headers, uri, attempts)
+    reason, message = _read(_unpack(headers, bytes(body[:MAX_ERROR_BODY_BYTES])))
     text = message or _phrase(status)
     if 300 <= status < 400:
         text = "the store redirects, which is not followed; check the endpoint"
@@ -135,6 +136,16 @@ def _incomplete(headers: Any, uri: str, attempts: int) -> S3dlioError:
     if first == "0" and last.isascii() and last.isdigit() and len(last) < 19:
         error.num_persisted = int(last) + 1
     return error
+
+
+def _unpack(headers: Any, body: bytes) -> bytes:
+    """Returns what a refusal says: a read takes gzip, which is meant for objects, and Google may pack what it says of them too."""
+    if headers.get(b"content-encoding") != "gzip":
+        return body
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, MAX_ERROR_BODY_BYTES)
+    except zlib.error:
+        return b""
 
 
 def _read(body: bytes) -> tuple[str, str]:

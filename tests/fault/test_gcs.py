@@ -139,6 +139,15 @@ def test_n9_what_passes_is_tried_again(google: ScriptedServer, status: int, reas
     assert bytes(s3dlio.get(URI)) == DATA
 
 
+def test_n9_a_refusal_that_is_packed_is_understood(google: ScriptedServer) -> None:
+    plain = gcs_error(403, "rateLimitExceeded")
+    google.then(Respond(403, {"Content-Encoding": "gzip"}, gzip.compress(plain.body)), media(DATA))
+    assert bytes(s3dlio.get(URI)) == DATA
+    google.then(Respond(404, {"Content-Encoding": "gzip"}, b"no gzip"))
+    with pytest.raises(s3dlio.NotFoundError, match="Not Found"):
+        s3dlio.get(URI)
+
+
 def test_n12_a_page_that_is_an_error_under_a_200_is_asked_for_again(google: ScriptedServer) -> None:
     page = document({"items": [{"name": "dir/key", "size": "5", "generation": "7"}]})
     google.then(document({"error": {"code": 503, "message": "m"}}), page)
