@@ -233,6 +233,12 @@ class _MemoryStorage(Storage):
         return f"{bucket_name}/{self.safe_id(file_name)}"
 
 
+class _Server(ThreadingHTTPServer):
+    """Takes as many connections at once as a client may open; of five at once, as it comes, the rest would wait for seconds."""
+
+    request_queue_size = 1024
+
+
 def main() -> None:
     """Serves until stdin ends."""
     server.HANDLERS = tuple(
@@ -241,7 +247,7 @@ def main() -> None:
     )
     server.BytesParser = partial(BytesParser, _Part)
     objects.download = _download
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, _MemoryStorage(use_memory_fs=True)))
+    httpd = _Server(("127.0.0.1", 0), partial(_Handler, _MemoryStorage(use_memory_fs=True)))
     httpd.daemon_threads = True
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     print("READY", httpd.server_port, flush=True)  # noqa: T201 (what the test waits for)
