@@ -108,8 +108,7 @@ class Transfer:
                     self._show()
                 self._alone(self._target.finish())
         except BaseException as error:
-            for large in self._large:
-                carry_out(large.sink.abort(), error)
+            carry_out([large.sink.abort() for large in self._large], error)
             raise
         finally:
             self._target.close()

@@ -21,11 +21,12 @@ from ..config import settings
 from ..errors import S3dlioError, StoreTimeoutError
 from ..fetch.loop import FetchLoop, no_space
 from ..fetch.request import Fetch
-from ..stores.base import Operation, advance, give_up
+from ..stores.base import Operation, Runner, advance, give_up
 from ..stores.registry import locate
 from ..types import ObjectRef
 from .crowd import Crowd, may_share
 from .rooms import ViewFetch, process_rooms
+from .wanted import facts_of
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -82,6 +83,10 @@ class InlineFetcher:
             loop.limits = settings(deadline_s=min(left_s, limits.deadline_s), max_attempts=min(3, limits.max_attempts))
             _run_to_end(loop, fetch)
         return fetch
+
+    def runner_of_last_requests(self, why: BaseException) -> Runner:
+        """Returns what drives the requests of a caller who is leaving because of `why`: who is interrupted waits no longer for them all."""
+        return partial(self.run_briefly, until_s=None if isinstance(why, S3dlioError) else time.monotonic() + LEAVING_S)
 
     def fetch_one(self, fetch: ViewFetch) -> BytesView:
         """Fetches one object, or a range of it, into memory of its own.
@@ -149,7 +154,7 @@ class InlineFetcher:
             yield from self._run_many(iter(operations), max_in_flight, under_way)
         except BaseException as error:
             # Their requests are gone, with the loop.
-            runner = partial(self.run_briefly, until_s=time.monotonic() + LEAVING_S)
+            runner = self.runner_of_last_requests(error)
             for _, operation in under_way.values():
                 give_up(operation, error, runner)
             raise
@@ -287,12 +292,9 @@ def make_fetches(refs: Iterable[tuple[int, ObjectRef | str]], results: list[Any]
 
 
 def _make_fetch(index: int, ref: ObjectRef | str) -> ViewFetch:
-    if isinstance(ref, str):
-        store, key = locate(ref)
-        fetch = ViewFetch(index, ref, store.wire, key)
-    else:
-        store, key = locate(ref.uri)
-        fetch = ViewFetch(index, ref.uri, store.wire, key, size=ref.size, version=ref.version)
+    uri, size, version = (ref, None, None) if isinstance(ref, str) else facts_of(ref)
+    store, key = locate(uri)
+    fetch = ViewFetch(index, uri, store.wire, key, size=size, version=version)
     fetch.view = None
     return fetch
 

@@ -12,17 +12,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from ..config import settings
 from ..errors import S3dlioError
 from ..fetch.local import read_piece
 from ..fetch.loop import FetchLoop
 from ..fetch.request import Fetch, State
-from ..stores.base import Operation, Store, run
+from ..stores.base import Operation, Store, finish, give_up, run
 from .helpers import Helpers, Work
 from .inline import inline_fetcher
 from .rooms import ViewFetch, process_rooms
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from ..memory.view import BytesView
 
 T = TypeVar("T")
-
-_LEAVING_S: Final = 5.0
-"""What a request may take by which something is thrown away, while somebody waits for the end."""
-
 
 Job = Generator[Fetch | Work, Any, T]
 """Yields requests and work, is sent what became of each, and returns its result."""
@@ -138,8 +134,10 @@ class Jobs(Generic[T]):
         self._end_threads()
         jobs = [job for _, job in self._under_way.values()]
         self._under_way.clear()
+        why = error or Stopped()
+        runner = _runner_of_last_steps(why)
         for job in jobs:
-            give_up(job, error or Stopped())
+            give_up(job, why, runner)
 
     def _end_threads(self) -> None:
         interrupt = None
@@ -154,44 +152,17 @@ class Jobs(Generic[T]):
             raise interrupt
 
 
-def give_up(job: Job[Any], why: BaseException) -> None:
-    """Throws `why` into a job that nobody drives any more, and does what it then asks for; errors of this are left out."""
-    try:
-        step = job.throw(why)
-    except BaseException:  # noqa: BLE001 (`why` itself, as a rule, and the caller raises it)
-        return
-    _finish(job, step, type(why))
+def carry_out(jobs: Iterable[Job[Any]], why: BaseException) -> None:
+    """Does jobs in the caller's thread, which is leaving because of `why`: it takes a few seconds at most, and errors are left out."""
+    runner = _runner_of_last_steps(why)
+    for job in jobs:
+        with suppress(S3dlioError, StopIteration, type(why)):
+            finish(job, next(job), why, runner)
 
 
-def carry_out(job: Job[Any], why: BaseException) -> None:
-    """Does a job in the caller's thread, which is leaving because of `why`: it takes a few seconds at most, and its errors are left out."""
-    with suppress(S3dlioError, StopIteration, type(why)):
-        _finish(job, next(job), type(why))
-
-
-def _finish(job: Job[Any], step: Fetch | Work, passed_over: type[BaseException]) -> None:
-    with suppress(S3dlioError, StopIteration, passed_over):
-        while True:
-            try:
-                done = step.call() if isinstance(step, Work) else _fetch_briefly(step)
-            except S3dlioError as error:
-                step = job.throw(error)
-            else:
-                step = job.send(done)
-
-
-def _fetch_briefly(fetch: Fetch) -> Fetch:
-    limits = settings()
-    loop = FetchLoop(settings(max_attempts=min(3, limits.max_attempts), deadline_s=min(_LEAVING_S, limits.deadline_s)), 1)
-    try:
-        loop.submit(fetch)
-        while fetch not in loop.poll(None):
-            pass
-    finally:
-        loop.close()
-    if fetch.error is not None:
-        raise fetch.error
-    return fetch
+def _runner_of_last_steps(why: BaseException) -> Callable[[Fetch | Work], Any]:
+    fetch_briefly = inline_fetcher().runner_of_last_requests(why)
+    return lambda step: step.call() if isinstance(step, Work) else fetch_briefly(step)
 
 
 def of_store(store: Store, operation: Operation[T]) -> Job[T]:

@@ -239,24 +239,29 @@ class GivenUp(BaseException):
     """In place of a GeneratorExit, by which an operation is told that not even what it asks for now is done any more."""
 
 
-def give_up(operation: Operation[Any], why: BaseException, runner: Runner) -> None:
+def give_up(operation: Generator[Any, Any, Any], why: BaseException, runner: Callable[[Any], Any]) -> None:
     """Tells an operation under way that nobody waits for it any more, and does what it then asks for: it throws away what it began.
 
     The caller has its own error to raise: those of this are left out.
     """
     told = GivenUp() if isinstance(why, GeneratorExit) else why
     try:
-        fetch = operation.throw(told)
+        step = operation.throw(told)
     except BaseException:  # noqa: BLE001 (the caller raises it)
         return
-    with suppress(S3dlioError, StopIteration, type(told)):
+    finish(operation, step, told, runner)
+
+
+def finish(operation: Generator[Any, Any, Any], step: Any, why: BaseException, runner: Callable[[Any], Any]) -> None:
+    """Does what an operation asks for, `step` first, for a caller who is leaving because of `why`; errors are left out."""
+    with suppress(S3dlioError, StopIteration, type(why)):
         while True:
             try:
-                done = runner(fetch)
+                done = runner(step)
             except S3dlioError as error:
-                fetch = operation.throw(error)
+                step = operation.throw(error)
             else:
-                fetch = operation.send(done)
+                step = operation.send(done)
 
 
 def run_pages(listing: Listing, runner: Runner) -> Iterator[list[ListEntry]]:

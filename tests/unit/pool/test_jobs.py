@@ -139,7 +139,7 @@ def test_what_is_done_on_the_way_out_passes_errors_over() -> None:
         yield Work(lambda: done.append(1))
         yield Work(raising(NotFoundError("gone too")))
 
-    carry_out(throwing_away(), KeyboardInterrupt())
+    carry_out([throwing_away()], KeyboardInterrupt())
     assert done == [1]
 
 
