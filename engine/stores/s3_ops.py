@@ -131,14 +131,14 @@ class S3Operations:
         Where nobody says what there is, it is taken at its word.
 
         Raises:
-            S3dlioError: Nobody says, and the object that it met may be its own, of an attempt whose answer was lost.
+            S3dlioError: Nobody says, and what it met may be its own doing, by an attempt whose answer was lost.
         """
         try:
             head = yield from self.head(key)
         except NotFoundError:
             return False
         except S3dlioError as unknown:
-            if isinstance(error, ObjectChangedError) and error.attempts > 1:
+            if error.attempts > 1 and not error.retryable:
                 unknown.message = f"nobody says whether the object is the one that was written: {unknown.message}"
                 raise
             return False

@@ -375,6 +375,14 @@ def test_an_abort_that_fails_is_told_to_the_log_and_hides_no_error(
     assert URI in caplog.text
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+def test_u4_an_end_that_may_have_come_about_is_not_called_a_missing_upload(store: WriteServer, is_new: bool) -> None:
+    store.faults += [lost(store, "POST end"), answered("HEAD", s3_error(403, "AccessDenied"), times=99)]
+    with pytest.raises(s3dlio.PermissionDeniedError, match="nobody says"):
+        s3dlio.put_bytes(URI, DATA, if_none_match=is_new)
+    assert store.objects[PATH].data == DATA
+
+
 def test_an_abort_by_whoever_may_not_list_parts_is_one(store: WriteServer, caplog: pytest.LogCaptureFixture) -> None:
     store.faults.append(answered("PUT part 1|GET parts", s3_error(403, "AccessDenied"), times=99))
     with pytest.raises(s3dlio.PermissionDeniedError):
