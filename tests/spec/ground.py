@@ -1,4 +1,4 @@
-"""Where the guide's snippets run, and the one table of what is put in the place of what they print.
+"""Where the snippets of the guide, and of the README, run, and the one table of what is put in the place of what they print.
 
 A snippet is run as the guide prints it, but for names of places: the guide writes to `s3://bucket/`, and a test to a server of this
 machine, in each of the five schemes. `TABLE` has all of these names; what is not in it runs as printed.
@@ -35,9 +35,19 @@ TABLE: list[tuple[str, dict[str, str]]] = [
         )
         for bucket in BUCKETS
     ),
+    (
+        "gs://bucket/",
+        {
+            "s3": "s3://bucket/",
+            "az": "az://{account}/bucket/",
+            "file": "file://{folder}/bucket/",
+            "direct": "direct://{folder}/bucket/",
+        },
+    ),
     ('_bucket("my-bucket")', {"gs": '_bucket("gs://my-bucket")', "az": '_bucket("az://{account}/my-bucket")'}),
     ("file:///", {"*": "file://{folder}/"}),
     ('"/data/', {"*": '"{folder}/data/'}),
+    (" /data/", {"*": " {folder}/data/"}),
     ("'http://minio:9000'", {"*": "'{url}'"}),
     ("'http://127.0.0.1:10000'", {"*": "'{url}'"}),
     ("'your_key'", {"*": "'testkey'"}),
