@@ -99,8 +99,9 @@ class GcsSdkWire(GcsWire):
         headers = dict(line.split(": ", 1) for line in lines.split("\r\n") if line)
         # What requests would say unasked, and for what it would not.
         headers.setdefault("Accept-Encoding", "identity")
+        client = self._client(spec)
         with _translated(uri):
-            answer = self._client(spec)._http.request(
+            answer = client._http.request(
                 method,
                 f"{spec.scheme}://{spec.host_header}{target}",
                 data=body,
@@ -228,8 +229,9 @@ def _make_client(spec: GcsSpec) -> Client:
 
     given = Given()  # type: ignore[no-untyped-call]
     options = {"api_endpoint": spec.url, "universe_domain": spec.universe}
-    client = storage.Client(project=spec.project, credentials=given, client_options=options)
-    session = client._http
+    with _translated(spec.root):
+        client = storage.Client(project=spec.project, credentials=given, client_options=options)
+        session = client._http
     # Otherwise ~/.netrc would stand above the token, and the variables of this process above what the spec says.
     session.trust_env = False
     # It would ask three times with the token that was refused.
@@ -245,14 +247,9 @@ def _make_client(spec: GcsSpec) -> Client:
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     """Maps what the session raises to errors of this package, without its text, and has it log nothing that nobody may see."""
-    try:
-        import google.auth.exceptions
-        import requests
-        import urllib3.exceptions
-    except ImportError as error:
-        raise MissingExtraError(
-            'the SDK of gs:// is not installed; run: pip install "s3dlio-shm[gcs]"', uri=uri, cause=str(error)
-        ) from None
+    import google.auth.exceptions
+    import requests
+    import urllib3.exceptions
 
     try:
         with quiet():
