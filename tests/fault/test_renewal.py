@@ -217,6 +217,7 @@ def test_a2_a_key_that_was_rotated_on_disk_is_read_when_the_store_refuses_the_ol
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     write(1)
     (tmp_path / "credentials").chmod(0o600)
+    s3dlio.configure(max_attempts=10, backoff_initial_s=0.1)
     current = "KEY1"
     scripted.script = lambda request: Respond(200, {"ETag": '"1"'}, b"data") if key_of(request) == current else EXPIRED
     assert bytes(s3dlio.get("s3://bucket/key")) == b"data"
