@@ -13,12 +13,11 @@ from ..errors import (
     InvalidUriError,
     NotFoundError,
     PermissionDeniedError,
-    ProtocolError,
     S3dlioError,
 )
 from ..types import Container, ListEntry, ObjectInfo
 from .azure_config import AzureSpec, configured_account, resolve_container
-from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload
+from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload, note_marker
 from .azure_wire import AzureWire, check_key
 from .base import Listing, Operation, Store
 from .renewing import Renewer
@@ -88,20 +87,18 @@ class AzureStore:
         marker: str | None = None
         seen: set[str] = set()
         known: dict[str, ListEntry] = {}
-        """What the last page held: a prefix may go on behind its end."""
+        """What the last page that was not empty held: a prefix may go on behind its end."""
         while True:
             page = yield from self._lane.list_page(prefix, recursive, marker)
             entries = {entry.uri: entry for entry in page.entries}
             fresh = [entry for uri, entry in entries.items() if uri not in known]
             if fresh:
                 yield fresh
-            known = entries
+            known = entries or known
             marker = page.next_marker
             if marker is None:
                 return
-            if marker in seen:
-                raise ProtocolError("the server repeats a marker", uri=self.root + prefix)
-            seen.add(marker)
+            note_marker(marker, seen, self.root + prefix)
 
     def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
         """As `Store.put`, by Put Blob."""

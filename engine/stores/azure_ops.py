@@ -20,9 +20,11 @@ from typing import Any, Final
 from ..errors import (
     AlreadyExistsError,
     NotFoundError,
+    ObjectChangedError,
     PermissionDeniedError,
     ProtocolError,
     RequestRejectedError,
+    S3dlioError,
     StoreTimeoutError,
 )
 from ..fetch.checksums import sum_function
@@ -104,16 +106,29 @@ class AzureOperations:
         conditions = (("if-none-match", "*"), (_TAG, tag))
         try:
             return (yield from self.ask("PUT", key, query, (*headers, *conditions), data))
-        except AlreadyExistsError:
-            if not (yield from self._is_ours(key, tag)):
-                raise
-        return None
+        except S3dlioError as error:
+            # For the 409 of BlobAlreadyExists there may be a 412. Source: azure.storage.blob._upload_helpers, _convert_mod_error.
+            is_refused = isinstance(error, AlreadyExistsError | ObjectChangedError)
+            if (is_refused or error.retryable) and (yield from self._is_ours(key, tag, is_refused and error.attempts > 1)):
+                return None
+            if isinstance(error, ObjectChangedError):
+                raise AlreadyExistsError(error.message, uri=self.root + key, attempts=error.attempts, status=412) from None
+            raise
 
-    def _is_ours(self, key: str, tag: str) -> Operation[bool]:
+    def _is_ours(self, key: str, tag: str, may_be: bool) -> Operation[bool]:
+        """Whether the object bears this tag.
+
+        Raises:
+            S3dlioError: Nobody says (some SAS tokens let write and not read), and it may be: an answer was lost.
+        """
         try:
             head = yield from self._head(key)
-        except (NotFoundError, PermissionDeniedError):
-            # Who may write and not read, as by some SAS tokens, cannot know.
+        except NotFoundError:
+            return False
+        except S3dlioError as unknown:
+            if may_be:
+                unknown.message = f"nobody says whether the object is the one that was written: {unknown.message}"
+                raise
             return False
         return head.get(_TAG.encode()) == tag
 
@@ -177,13 +192,12 @@ class AzureOperations:
         if not key:
             yield from self.ask("HEAD", "", (OF_CONTAINER,))
             return
-        nothing = memoryview(b"")
         headers = [("x-ms-blob-type", "BlockBlob"), ("if-none-match", "*")]
         name = key if key.endswith("/") else key + "/"
         check_key(name, self.root, is_new=True)
         try:
-            yield from self.ask("PUT", name, (), headers, nothing)
-        except AlreadyExistsError:
+            yield from self.ask("PUT", name, (), headers, memoryview(b""))
+        except (AlreadyExistsError, ObjectChangedError):
             return
 
     def create_bucket(self) -> Operation[None]:
@@ -196,6 +210,7 @@ class AzureOperations:
     def delete_bucket(self) -> Operation[None]:
         """As `Store.delete_bucket`. Azure deletes full containers too, so it is asked first whether this one is empty."""
         marker: str | None = None
+        seen: set[str] = set()
         while True:
             page = yield from self.list_page("", True, marker, 1)
             if page.entries:
@@ -203,6 +218,7 @@ class AzureOperations:
             marker = page.next_marker
             if marker is None:
                 break
+            note_marker(marker, seen, self.root)
         try:
             yield from self.ask("DELETE", "", (OF_CONTAINER,))
         except NotFoundError:
@@ -218,16 +234,15 @@ class AzureOperations:
         found: list[Container] = []
         pages: list[tuple[list[Container], str | None]] = []
         marker: str | None = None
-        seen: set[str | None] = set()
-        while marker not in seen:
-            seen.add(marker)
+        seen: set[str] = set()
+        while True:
             query = (("comp", "list"), *((("marker", marker),) if marker else ()))
             yield from self.ask_for_list(query, lambda body: pages.append(parse_container_page(body, self.root)))
             page, marker = pages[-1]
             found += page
             if marker is None:
                 return found
-        raise ProtocolError("the server repeats a marker", uri=self.root)
+            note_marker(marker, seen, self.root)
 
 
 class AzureUpload:
@@ -262,6 +277,17 @@ class AzureUpload:
     def abort(self) -> Operation[None]:
         """As `Upload.abort`: nothing is to be done, and nothing could be, since only a finished upload to the same name drops blocks."""
         yield from ()
+
+
+def note_marker(marker: str, seen: set[str], uri: str) -> None:
+    """Adds the marker of a next page to those that a listing has seen.
+
+    Raises:
+        ProtocolError: It is among them, so the listing would never end.
+    """
+    if marker in seen:
+        raise ProtocolError("the server repeats a marker", uri=uri)
+    seen.add(marker)
 
 
 def crc64(data: memoryview) -> str:

@@ -219,6 +219,7 @@ _ADVICE: Final = {
     "BlobArchived": "it must be brought back from the archive tier first",
     "LeaseIdMissing": "somebody holds a lease on it",
     "SnapshotsPresent": "it has snapshots, which must be deleted first",
+    "InvalidBlobType": "it is a page or append blob, which is replaced only whole, by one request; delete it first",
     "InvalidBlobOrBlock": "an unfinished upload by another program has parts of this name; Azure drops them after a week",
     "InvalidBlockList": "another upload to the same name has ended meanwhile",
 }

@@ -185,6 +185,48 @@ def test_u5_a_create_only_write_leaves_the_object_of_another(az: ScriptedServer,
         do(store.put(key, memoryview(b"data"), create_only=True))
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_u5_a_refusal_as_an_unmet_condition_says_that_there_is_an_object_too(az: ScriptedServer, is_own: bool) -> None:
+    def step(request: Request) -> Handler:
+        if request.method == "HEAD":
+            tag = az.requests[0].headers["x-ms-meta-s3dlio_write"] if is_own else "another's"
+            return Respond(200, {**HEAD, "Content-Length": "4", "x-ms-meta-s3dlio_write": tag})
+        return close_before_headers() if len(az.requests) == 1 else az_error(412, "ConditionNotMet")
+
+    az.script = step
+    store, key = locate(ROOT + "key")
+    operation = store.put(key, memoryview(b"data"), create_only=True)
+    if is_own:
+        do(operation)
+    else:
+        with pytest.raises(s3dlio.AlreadyExistsError) as raised:
+            do(operation)
+        assert (raised.value.uri, raised.value.status, raised.value.attempts) == (ROOT + "key", 412, 2)
+    do(store.make_prefix("dir"))
+
+
+def test_u5_a_create_only_write_whose_every_answer_was_lost_knows_its_own_object_again(az: ScriptedServer) -> None:
+    def step(request: Request) -> Handler:
+        tag = az.requests[0].headers["x-ms-meta-s3dlio_write"]
+        own = Respond(200, {**HEAD, "Content-Length": "4", "x-ms-meta-s3dlio_write": tag})
+        return own if request.method == "HEAD" else reset_before_headers()
+
+    az.script = step
+    store, key = locate(ROOT + "key")
+    do(store.put(key, memoryview(b"data"), create_only=True))
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["on a new connection", "on a kept one"])
+def test_u5_whoever_may_not_look_is_not_told_that_an_object_of_its_own_is_another_ones(az: ScriptedServer, is_kept: bool) -> None:
+    store, key = locate(ROOT + "key")
+    if is_kept:
+        az.then(Respond(202))
+        do(store.delete("other"))
+    az.then(close_before_headers(), az_error(409, "BlobAlreadyExists"), az_error(403, "AuthorizationPermissionMismatch"))
+    with pytest.raises(s3dlio.PermissionDeniedError, match="nobody says"):
+        do(store.put(key, memoryview(b"data"), create_only=True))
+
+
 def test_who_may_write_and_not_read_writes_all_the_same(az: ScriptedServer) -> None:
     az.script = lambda request: az_error(403, "AuthorizationPermissionMismatch") if request.method == "HEAD" else Respond(201, HEAD)
     store, key = locate(ROOT + "key")
@@ -283,6 +325,13 @@ def test_i11_a_repeated_marker_is_an_error_and_no_endless_loop(az: ScriptedServe
         s3dlio.list(ROOT, recursive=True)
 
 
+def test_i11_a_prefix_that_goes_on_behind_an_empty_page_is_listed_once(az: ScriptedServer) -> None:
+    prefix = page([]).body.replace(b"<Blobs>", b"<Blobs><BlobPrefix><Name>dir/</Name></BlobPrefix>")  # type: ignore[union-attr]
+    first, last = (prefix.replace(b"<NextMarker>", b"<NextMarker>" + marker) for marker in (b"1", b""))
+    az.then(Respond(200, {}, first), page([], "2"), Respond(200, {}, last))
+    assert s3dlio.list(ROOT, recursive=False) == [ROOT + "dir/"]
+
+
 def test_i12_a_listing_is_sorted_whatever_the_store_says(az: ScriptedServer) -> None:
     az.then(page(["c", "a"], "1"), page(["b"]))
     assert s3dlio.list(ROOT, recursive=True) == [ROOT + name for name in "abc"]
@@ -310,6 +359,13 @@ def test_a_full_container_is_not_deleted(az: ScriptedServer) -> None:
     store, _ = locate(ROOT)
     with pytest.raises(s3dlio.RequestRejectedError):
         do(store.delete_bucket())
+    assert {request.method for request in az.requests} == {"GET"}
+
+
+def test_i11_a_container_whose_listing_never_ends_is_not_deleted(az: ScriptedServer) -> None:
+    az.script = lambda request: page([], "again")
+    with pytest.raises(s3dlio.ProtocolError):
+        do(locate(ROOT)[0].delete_bucket())
     assert {request.method for request in az.requests} == {"GET"}
 
 
