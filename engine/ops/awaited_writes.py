@@ -75,14 +75,17 @@ async def put_async(
 
 
 async def delete_async(uri: str, recursive: bool = False, *, progress: bool = False) -> None:
-    """Deletes an object, or with `recursive` all below it too, as `delete`."""
+    """Deletes an object, or with `recursive` all below it too, as `delete`. A call that is cancelled deletes nothing more soon after that."""
     if not recursive:
         await perform_async(delete_one, uri)
         return
     place = await place_of_async(uri)
     with Removal(uri, progress=progress) as removal:
         if is_file_scheme(uri):
-            await in_thread(remove_trees, place, removal)
+            try:
+                await in_thread(remove_trees, place, removal)
+            finally:
+                removal.is_wanted = False
         else:
             await perform_many_async(_batches(place), MAX_IN_FLIGHT, removal.note)
 

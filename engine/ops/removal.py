@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeVar
 from ..errors import ConfigurationError, NotFoundError, RequestRejectedError, S3dlioError
 from ..fetch.request import Fetch
 from ..pool.inline import inline_fetcher
-from ..stores.base import Listing, Operation, run_pages
+from ..stores.base import GivenUp, Listing, Operation, run_pages
 from ..stores.registry import is_file_scheme
 from ..text import clean
 from ..types import ListEntry
@@ -79,6 +79,8 @@ class Removal:
         self._num = 0
         self._num_failed = 0
         self._first: list[S3dlioError] = []
+        self.is_wanted = True
+        """Set to False where nobody waits any more: `note_one` then raises `GivenUp` instead of having the next object deleted."""
 
     def __enter__(self) -> Self:
         self._bar.__enter__()
@@ -95,7 +97,13 @@ class Removal:
             self.note_one(error)
 
     def note_one(self, error: S3dlioError | None) -> None:
-        """Takes what became of one object."""
+        """Takes what became of one object.
+
+        Raises:
+            GivenUp: The caller is gone.
+        """
+        if not self.is_wanted:
+            raise GivenUp
         self._num += 1
         if error is None:
             self._bar.add(1)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat as stat_module
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from ..errors import ConfigurationError, S3dlioError
+from ..errors import ConfigurationError, InvalidUriError, S3dlioError
 from ..stores.file_wire import check_regular, errors_named, named
 from ..stores.file_write import make_directories, sync_directory
 
@@ -25,12 +26,13 @@ def remove_tree(root: str, path: str, on_end: Callable[[S3dlioError | None], Non
         on_end: Told of each file and directory: None, or why it is still there. Directories that are not empty for that are left out.
 
     Raises:
-        ConfigurationError: `path` is the root of the file system.
+        ConfigurationError: `path` is the root of the file system, or ends in `.` or `..`.
     """
     bare = path.rstrip("/")
     if not bare or os.path.realpath(bare) == "/":
         raise ConfigurationError("the root of the file system is not removed", uri=root + path)
-    remover = _Remover(on_end)
+    if os.path.basename(bare) in (".", ".."):
+        raise ConfigurationError("a directory is removed by its name, not as . or ..", uri=root + path)
     try:
         is_directory = stat_module.S_ISDIR(os.lstat(bare).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -38,38 +40,89 @@ def remove_tree(root: str, path: str, on_end: Callable[[S3dlioError | None], Non
     except OSError as error:
         on_end(named(error, root + path))
         return
-    if is_directory:
-        remover.empty(root, bare)
-    remover.remove(root + bare, bare, None, is_directory=is_directory)
+    _Remover(on_end).remove(root + bare, bare, is_directory)
+
+
+class _Folder(NamedTuple):
+    """A directory that is being emptied."""
+
+    uri: str
+    name: str
+    """In the directory above."""
+    fd: int
+    children: Iterator[tuple[str, bool]]
+    """Of each its name, and whether it is a directory."""
 
 
 class _Remover:
+    """Removes a tree, which others may be removing too: what is gone already is no error."""
+
     def __init__(self, on_end: Callable[[S3dlioError | None], None]) -> None:
         self._on_end = on_end
         self._has_failed = False
+        self._way: list[_Folder] = []
+        """The directories from the top to where it is. No recursion: a tree may be deeper than Python's stack."""
 
-    def empty(self, root: str, path: str) -> None:
-        """Removes what is in a directory."""
-        for folder, folders, files, fd in os.fwalk(path, topdown=False, onerror=lambda error: self._fail(error, root + path)):
-            base = f"{root}{folder.rstrip('/')}/"
-            for name in files:
-                self.remove(base + name, name, fd, is_directory=False)
-            for name in folders:
-                # A link to a directory is among them.
-                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-                self.remove(base + name, name, fd, is_directory=stat_module.S_ISDIR(mode))
-
-    def remove(self, uri: str, name: str, fd: int | None, *, is_directory: bool) -> None:
-        """Removes one file or empty directory, of the directory `fd`."""
+    def remove(self, uri: str, name: str, is_directory: bool) -> None:
+        """Removes one file, or one directory with all below it."""
+        way = self._way
         try:
-            (os.rmdir if is_directory else os.unlink)(name, dir_fd=fd)
+            self._take(uri, name, is_directory)
+            while way:
+                folder = way[-1]
+                child = next(folder.children, None)
+                if child is not None:
+                    self._take(f"{folder.uri}/{child[0]}", *child)
+                else:
+                    os.close(way.pop().fd)
+                    self._remove_one(folder.uri, folder.name, os.rmdir)
+        finally:
+            for folder in way:
+                os.close(folder.fd)
+
+    def _take(self, uri: str, name: str, is_directory: bool) -> None:
+        """Removes a file of the directory where it is, or goes down into a directory."""
+        if not is_directory:
+            self._remove_one(uri, name, os.unlink)
+            return
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._above)
+            try:
+                with os.scandir(fd) as found:
+                    children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+            except BaseException:
+                os.close(fd)
+                raise
         except FileNotFoundError:
             return
         except OSError as error:
-            if not (is_directory and self._has_failed and error.errno == errno.ENOTEMPTY):
+            self._remove_unread(uri, name, error)
+        else:
+            self._way.append(_Folder(uri, name, fd, iter(children)))
+
+    def _remove_unread(self, uri: str, name: str, why: OSError) -> None:
+        """Removes a directory that cannot be read, if it is empty."""
+        try:
+            os.rmdir(name, dir_fd=self._above)
+        except OSError:
+            self._fail(why, uri)
+        else:
+            self._on_end(None)
+
+    def _remove_one(self, uri: str, name: str, remove: Callable[..., None]) -> None:
+        try:
+            remove(name, dir_fd=self._above)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if not (self._has_failed and error.errno == errno.ENOTEMPTY):
                 self._fail(error, uri)
         else:
             self._on_end(None)
+
+    @property
+    def _above(self) -> int | None:
+        return self._way[-1].fd if self._way else None
 
     def _fail(self, error: OSError, uri: str) -> None:
         self._has_failed = True
@@ -98,14 +151,17 @@ def move_file(root: str, source: str, target: str) -> bool:
     Args:
         root: What URIs of this file system begin with.
         source: A file, or a symbolic link to one, which is moved itself.
-        target: Its new path.
+        target: Its new path, which does not end in `/`.
 
     Returns:
         Whether that could be done; False, and nothing done, where they are on two file systems.
 
     Raises:
+        InvalidUriError: `target` ends in `/`.
         S3dlioError: As the file system says.
     """
+    if target.endswith("/"):
+        raise InvalidUriError("a file's URI must not end in /", uri=root + target)
     with errors_named(root + source):
         check_regular(os.stat(source), root + source)
     folder = os.path.dirname(target) or "/"

@@ -167,6 +167,9 @@ def test_a_rename_on_one_disk_is_one_step_and_takes_a_link_as_it_is(api: Any, tm
     api("rename", f"file://{tmp_path}/link", f"file://{tmp_path}/other")
     assert (tmp_path / "other").is_symlink()
     assert (tmp_path / "new/dir/file").read_bytes() == DATA
+    with pytest.raises(s3dlio.InvalidUriError, match="must not end in /"):
+        api("rename", f"file://{tmp_path}/new/dir/file", f"file://{tmp_path}/folder/")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_l8_a_rename_to_another_disk_is_a_copy(api: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

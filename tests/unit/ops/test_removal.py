@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import inspect
 import itertools
 import os
+import shutil
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -112,3 +117,79 @@ def test_what_cannot_be_removed_is_named_and_counted_and_the_rest_goes(tmp_path:
     assert all(f"file://{tmp_path}/tree/locked/{name}" in str(raised.value) for name in "bc")
     assert "2 of 4 objects were not deleted" in str(raised.value)
     assert sorted(path.name for path in (tmp_path / "tree").rglob("*")) == ["b", "c", "locked"]
+
+
+@pytest.mark.parametrize("end", [".", "..", "../", "sub/.."])
+def test_dots_name_no_directory_that_is_removed(tmp_path: Path, end: str) -> None:
+    (tmp_path / "tree" / "sub").mkdir(parents=True)
+    (tmp_path / "tree" / "file").write_bytes(b"kept")
+    with pytest.raises(s3dlio.ConfigurationError, match="by its name"):
+        s3dlio.delete(f"file://{tmp_path}/tree/{end}", recursive=True)
+    assert (tmp_path / "tree" / "file").read_bytes() == b"kept"
+
+
+def test_what_somebody_else_removes_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, unlink = tmp_path / "tree", os.unlink
+    for number in range(4):
+        (tree / f"{number}" / "sub").mkdir(parents=True)
+        (tree / f"{number}" / "sub" / "file").write_bytes(b"x")
+
+    def too_late(name: str, *, dir_fd: int | None = None) -> None:
+        monkeypatch.setattr(os, "unlink", unlink)
+        shutil.rmtree(tree)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", too_late)
+    s3dlio.delete(f"file://{tree}", recursive=True)
+    assert not tree.exists()
+
+
+def test_a_tree_may_be_deeper_than_the_stack_of_python(tmp_path: Path) -> None:
+    (tmp_path / "/".join(["tree", *"d" * 300])).mkdir(parents=True)
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 150)
+    try:
+        s3dlio.delete(f"file://{tmp_path}/tree", recursive=True)
+    finally:
+        sys.setrecursionlimit(limit)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_directory_that_cannot_be_read_goes_if_it_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree" / "closed-empty").mkdir(parents=True)
+    (tmp_path / "tree" / "closed-full" / "sub").mkdir(parents=True)
+    open_it = os.open
+
+    def refusing(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+        if path.startswith("closed"):
+            raise PermissionError(errno.EACCES, "refused")
+        return open_it(path, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(s3dlio.PermissionDeniedError, match=r"1 of 2 objects were not deleted: .*closed-full: Permission denied"):
+        s3dlio.delete(f"file://{tmp_path}/tree", recursive=True)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "tree").iterdir()] == ["closed-full"]
+
+
+def test_a_call_that_is_cancelled_goes_on_deleting_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}").write_bytes(b"x")
+    is_begun, may_go_on, unlink = threading.Event(), threading.Event(), os.unlink
+
+    def slow(name: str, *, dir_fd: int | None = None) -> None:
+        is_begun.set()
+        assert may_go_on.wait(20)
+        unlink(name, dir_fd=dir_fd)
+
+    async def main() -> None:
+        task = asyncio.create_task(s3dlio.delete_async(f"file://{tmp_path}/*", recursive=True))
+        await asyncio.to_thread(is_begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_go_on.set()
+
+    monkeypatch.setattr(os, "unlink", slow)
+    asyncio.run(main())  # which ends when its threads have
+    assert len([*tmp_path.iterdir()]) == 19
