@@ -34,8 +34,9 @@ async def put_object_async(
     """
     fetcher = async_fetcher()
     if store.wire.is_local:
-        # A copy: the thread goes on where the caller is cancelled, and the caller may then do with its buffer what it likes.
-        await in_thread(uploads.put_object, store, key, memoryview(bytes(data)), create_only)
+        # A copy of what can change: the thread goes on where the caller is cancelled, who may then do with its buffer what it likes.
+        kept = data if type(data.obj) is bytes else memoryview(bytes(data))
+        await in_thread(uploads.put_object, store, key, kept, create_only)
         return
     if not uploads.is_in_parts(store, len(data)):
         await _send(uploads.put_whole(store, key, data, create_only), len(data), lane)

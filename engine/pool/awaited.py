@@ -41,6 +41,7 @@ from .in_threads import in_thread, read_locally, side_by_side
 from .inline import inline_fetcher, make_fetches
 from .lanes import Batch, Lane
 from .rooms import ViewFetch, process_rooms
+from .wanted import facts_of
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -202,11 +203,11 @@ class AsyncFetcher:
         opened: set[str] = set()
         are_some_local = False
         for ref in refs:
-            uri = ref if isinstance(ref, str) else ref.uri
-            beginning = uri[: uri.find("/", uri.find("://") + 3) + 1]
-            if beginning and beginning in opened:
-                continue
             with suppress(S3dlioError):
+                uri = ref if isinstance(ref, str) else facts_of(ref)[0]
+                beginning = uri[: uri.find("/", uri.find("://") + 3) + 1]
+                if beginning and beginning in opened:
+                    continue
                 root = parse_uri(uri).root
                 opened.add(beginning)
                 store = await self._open(uri)
