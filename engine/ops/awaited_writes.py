@@ -75,7 +75,7 @@ async def put_async(
 
 
 async def delete_async(uri: str, recursive: bool = False, *, progress: bool = False) -> None:
-    """Deletes an object, or with `recursive` all below it too, as `delete`. A call that is cancelled deletes nothing more soon after that."""
+    """Deletes an object, or with `recursive` all below it too, as `delete`. Soon after a call is cancelled nothing more is deleted."""
     if not recursive:
         await perform_async(delete_one, uri)
         return

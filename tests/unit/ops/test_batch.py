@@ -17,10 +17,7 @@ from s3dlio.engine.ops import uploads
 def test_what_is_no_uri_is_an_error_in_its_place(wrong: Any, is_awaited: bool) -> None:
     s3dlio.put_bytes("memory://batch/a", b"bytes")
     uris = ["memory://batch/a", wrong]
-    if is_awaited:
-        found = asyncio.run(s3dlio.get_many_async(uris, errors="return"))
-    else:
-        found = s3dlio.get_many(uris, errors="return")
+    found = asyncio.run(s3dlio.get_many_async(uris, errors="return")) if is_awaited else s3dlio.get_many(uris, errors="return")
     assert found[0] == b"bytes"
     assert isinstance(found[1], s3dlio.InvalidUriError)
 
