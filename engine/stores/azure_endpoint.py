@@ -79,7 +79,10 @@ def find_place(account: str, endpoint: str | None) -> Place:
     Raises:
         ConfigurationError: The endpoint is no such URL, or that of another account.
     """
-    scheme, host, port, path = parse_endpoint(endpoint or f"https://{account}.blob.{PUBLIC_SUFFIX}")
+    try:
+        scheme, host, port, path = parse_endpoint(endpoint or f"https://{account}.blob.{PUBLIC_SUFFIX}")
+    finally:
+        del endpoint  # a traceback may show locals, and the portal shows URLs with a SAS
     owner = _find_owner(host)
     if owner is not None and owner[1] != account:
         raise ConfigurationError(f"the endpoint {host} is that of the account {owner[1]!r}, and the URI names {account!r}")

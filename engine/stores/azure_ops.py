@@ -38,10 +38,15 @@ from .base import Operation
 
 MAX_PUT_BYTES: Final = 5000 << 20
 """Source: REST API reference, Put Blob."""
+Check = Callable[[Any], None]
 _METADATA: Final = b"x-ms-meta-"
 _TAG: Final = "x-ms-meta-s3dlio_write"
-_MAX_POLLS: Final = 10_000
-"""Of a copy that is not done at once; within an account it is, and nobody waits so long."""
+_MAX_WAITS: Final = 60
+"""For a copy that is not done at once, as within an account it is. Each takes as long as all attempts of a request: 10 s by default."""
+
+
+class _CopyPendingError(StoreTimeoutError):
+    """An answer says that a copy has not ended; which has the loop ask again, with its pauses. It leaves no operation."""
 
 
 class AzureOperations:
@@ -52,12 +57,24 @@ class AzureOperations:
         self.wire = wire
 
     def ask(
-        self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None
+        self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None, check: Check | None = None
     ) -> Operation[ResponseHead]:
-        """Sends one request, with its retries, and returns the head of its answer."""
+        """Sends one request, with its retries, and returns the head of its answer.
+
+        Args:
+            method: In capitals.
+            key: Of the object; empty for the container.
+            query: Not encoded.
+            headers: More of them.
+            payload: What is sent.
+            check: Called with the head; what it raises makes a failure of the answer, which is asked for again.
+        """
         num_bytes = 0 if payload is None else payload.nbytes
         make = partial(self.wire.request, method, key, query, headers, num_bytes)
-        fetch = yield Exchange(None, self.root + key, self.wire, method, make, payload=payload)
+        exchange = Exchange(None, self.root + key, self.wire, method, make, payload=payload)
+        if check is not None:
+            exchange.check = lambda fetch: check(fetch.reply)
+        fetch = yield exchange
         assert fetch.reply is not None
         return fetch.reply
 
@@ -178,14 +195,25 @@ class AzureOperations:
                 error.uri = source_uri
             raise
         copy_id = head.get(b"x-ms-copy-id")
-        for _ in range(_MAX_POLLS):
-            status = head.get(b"x-ms-copy-status")
-            if status == "success" or head.get(b"x-ms-copy-id") != copy_id:
-                return
-            if status != "pending":
-                raise ProtocolError(f"the store gave the copy up: {status}", uri=source_uri)
-            head = yield from self._head(key)
-        raise StoreTimeoutError("the store has not ended the copy", uri=source_uri)
+        if head.get(b"x-ms-copy-status") == "pending":
+            head = yield from self._wait_for_copy(key, copy_id)
+        status = head.get(b"x-ms-copy-status")
+        if status != "success" and head.get(b"x-ms-copy-id") == copy_id:
+            raise ProtocolError(f"the store gave the copy up: {status}", uri=source_uri)
+
+    def _wait_for_copy(self, key: str, copy_id: str | None) -> Operation[ResponseHead]:
+        """Returns the head of the object when the copy has ended, or another one has come."""
+
+        def check(head: ResponseHead) -> None:
+            if head.get(b"x-ms-copy-status") == "pending" and head.get(b"x-ms-copy-id") == copy_id:
+                raise _CopyPendingError("the store has not ended the copy")
+
+        for _ in range(_MAX_WAITS):
+            try:
+                return (yield from self.ask("HEAD", key, check=check))
+            except _CopyPendingError:
+                continue
+        raise StoreTimeoutError("the store has not ended the copy", uri=self.root + key)
 
     def make_prefix(self, key: str) -> Operation[None]:
         """As `Store.make_prefix`; of the empty key the container is asked for, and nothing is made."""

@@ -40,7 +40,7 @@ from ..fetch.shared_key import Pairs, check_headers
 from ..fetch.sigv4 import encode_key, encode_query
 from ..fetch.threads import MAX_THREADS
 from .azure_config import AzureSpec
-from .azure_ops import AzureOperations
+from .azure_ops import AzureOperations, Check
 from .azure_wire import (
     OF_CONTAINER,
     VERSION,
@@ -201,10 +201,13 @@ class AzureSdkOperations(AzureOperations):
     """The operations on one container, by the SDK."""
 
     def ask(
-        self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None
+        self, method: str, key: str, query: Pairs = (), headers: Pairs = (), payload: memoryview | None = None, check: Check | None = None
     ) -> Operation[ResponseHead]:
         """As on the fast lane."""
-        done = yield Call(self.root + key, self.wire, partial(self.wire.ask, method, key, query, headers), payload)
+        call = Call(self.root + key, self.wire, partial(self.wire.ask, method, key, query, headers), payload)
+        if check is not None:
+            call.check = lambda done: check(done.result)
+        done = yield call
         assert isinstance(done, Call)
         head: ResponseHead = done.result
         return head

@@ -61,6 +61,7 @@ def parse_endpoint(url: str) -> Endpoint:
     if not url.isprintable() or " " in url:
         raise ConfigurationError("the endpoint URL holds spaces or control characters")
     if any(sign in url for sign in "@?#"):
+        del url  # a traceback may show locals
         raise ConfigurationError(
             "the endpoint URL must not hold a user, a query or a fragment; credentials go elsewhere"
         )

@@ -16,8 +16,9 @@ import pytest
 
 import s3dlio
 import s3dlio.engine.ops.lifecycle  # The kit ends the engine through it, as soon as it is loaded.
+from s3dlio.engine.fetch import delayed
 from s3dlio.engine.pool.inline import inline_fetcher
-from s3dlio.engine.stores import azure_config, renewal
+from s3dlio.engine.stores import azure_config, azure_ops, renewal
 from s3dlio.engine.stores.base import Operation, run
 from s3dlio.engine.stores.registry import list_containers, locate
 from tests.process.kit import content
@@ -392,6 +393,20 @@ def test_a_copy_that_takes_its_time_is_waited_for(az: ScriptedServer) -> None:
         do(store.copy(key, store, "source"))
 
 
+def test_a_copy_that_takes_long_is_asked_for_with_pauses_and_not_for_ever(az: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure_ops, "_MAX_WAITS", 2)
+    pauses: list[int] = []
+    monkeypatch.setattr(delayed, "backoff_s", lambda error, failures, limits: pauses.append(failures) or 0.0)
+    about = {**HEAD, "Content-Length": "0", "x-ms-copy-id": "1", "x-ms-copy-status": "pending"}
+    az.script = lambda request: Respond(202 if request.method == "PUT" else 200, about)
+    store, key = locate(ROOT + "copy")
+    with pytest.raises(s3dlio.StoreTimeoutError) as raised:
+        do(store.copy(key, store, "source"))
+    assert type(raised.value) is s3dlio.StoreTimeoutError
+    assert [request.method for request in az.requests] == ["PUT", *["HEAD"] * 6]
+    assert pauses == [1, 2, 3] * 2
+
+
 def test_a_copy_from_another_store_or_account_is_left_to_others(az: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     store, key = locate(ROOT + "copy")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "account2")
@@ -446,8 +461,9 @@ def test_a5_no_failing_request_shows_a_secret(
     "given",
     [{"AZURE_STORAGE_KEY": "CANARY!"}, {"AZURE_STORAGE_SAS_TOKEN": "CANARY"}, {"AZURE_STORAGE_ACCOUNT": "other"},
      {"AZURE_STORAGE_CONNECTION_STRING": f"AccountName=other;AccountKey={KEY}"}, {"AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={KEY}"},
-     {"AZURE_STORAGE_CONNECTION_STRING": "CANARY"}],
-    ids=["key", "sas", "account", "account of a string", "string without account", "string"],
+     {"AZURE_STORAGE_CONNECTION_STRING": "CANARY"}, {"AZURE_STORAGE_ENDPOINT": f"https://account.blob.core.windows.net/?{SAS}"},
+     {"AZURE_STORAGE_CONNECTION_STRING": f"BlobEndpoint=https://account.blob.core.windows.net/?{SAS}"}],
+    ids=["key", "sas", "account", "account of a string", "string without account", "string", "endpoint", "endpoint of a string"],
 )  # fmt: skip
 def test_a5_credentials_that_cannot_be_used_are_not_shown(
     az: ScriptedServer, lane: str, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
