@@ -75,7 +75,7 @@ def download(uri: str, output: str | None) -> None:
     # A symbolic link keeps pointing to what is written.
     path = os.path.realpath(output)
     mode = os.stat(path).st_mode if os.path.exists(path) else stat_module.S_IFREG
-    if stat_module.S_ISDIR(mode):
+    if stat_module.S_ISDIR(mode) or output.endswith("/"):
         raise IsADirectoryUriError("this is a directory; -o names a file", uri=output)
     view = get(uri)
     if stat_module.S_ISREG(mode):
@@ -118,16 +118,27 @@ def upload(file: str, uri: str) -> None:
 
 
 def copy_one(source: str, target: str) -> None:
-    """Copies one object; both ends are URIs or local paths."""
+    """Copies one object; both ends are URIs or local paths.
+
+    Raises:
+        ConfigurationError: The source ends in `/`.
+    """
     copy(*_ends(source, target))
 
 
 def move_one(source: str, target: str) -> None:
-    """Moves one object; both ends are URIs or local paths."""
+    """Moves one object; both ends are URIs or local paths.
+
+    Raises:
+        ConfigurationError: The source ends in `/`.
+    """
     rename(*_ends(source, target))
 
 
 def _ends(source: str, target: str) -> tuple[str, str]:
+    if source.endswith("/"):
+        # Where a marker object has that name, it alone would go.
+        raise ConfigurationError("this is no object but a directory or prefix; upload and download take trees", uri=source)
     is_folder = target.endswith("/") or ("://" not in target and os.path.isdir(target))
     source, target = _as_uri(source), _as_uri(target)
     return source, as_directory(target) + source.rpartition("/")[2] if is_folder else target

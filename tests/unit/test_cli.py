@@ -139,9 +139,11 @@ def test_get_writes_into_a_named_pipe_and_does_not_replace_it(folder: Path, tmp_
 
 
 def test_get_refuses_a_directory_as_the_file(folder: Path) -> None:
-    found = run("get", f"file://{folder}/a.txt", "-o", str(folder))
-    assert found.exit_code == 1
-    assert "is a directory" in found.stderr
+    for output in (f"{folder}", f"{folder}/new/"):
+        found = run("get", f"file://{folder}/a.txt", "-o", output)
+        assert found.exit_code == 1
+        assert "is a directory" in found.stderr
+    assert not (folder / "new").exists()
 
 
 def test_put_writes_a_file_as_an_object(folder: Path, tmp_path: Path) -> None:

@@ -54,6 +54,15 @@ def test_cp_onto_itself_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"kept"
 
 
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_a_prefix_is_no_object_even_where_it_has_a_marker(bucket: str, command: str) -> None:
+    s3dlio.mkdir(f"{bucket}dir")
+    found = run(command, f"{bucket}dir/", f"{bucket}other/")
+    assert found.exit_code == 2
+    assert "upload and download take trees" in found.stderr
+    assert s3dlio.list_keys(bucket, recursive=True) == ["a", "dir/", "dir/b", "dir/c"]
+
+
 def test_rm_takes_one_object_and_with_r_all_below(bucket: str) -> None:
     assert run("rm", f"{bucket}dir").exit_code == 0
     assert run("rm", f"{bucket}a").exit_code == 0
