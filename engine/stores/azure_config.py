@@ -185,11 +185,11 @@ def resolve_container(bucket: str, anew: bool = False) -> AzureSpec:
             string = parse_connection_string(_variable(_STRING) or "") if environment(*_STRING) else None
             place = find_place(account, _find_endpoint(string))
             identity = _find_identity(chain, account, place, string, anew)
+        ca_bundle = find_certificates() if place.scheme == "https" else None
     except S3dlioError as error:
         error.uri = error.uri or root
         raise
     sdk, slow_because = _find_lane(place)
-    ca_bundle = find_certificates() if place.scheme == "https" else None
     who = (identity.account_key, identity.sas, identity.token, identity.expires_at_s)
     return AzureSpec(root, account, container, *place, *who, ca_bundle, identity.source, sdk=sdk, slow_because=slow_because)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..config import environment
+from ..errors import ConfigurationError
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -21,12 +22,19 @@ def find_proxy(scheme: str, host: str) -> str | None:
 
 
 def find_certificates() -> str | None:
-    """Returns what `REQUESTS_CA_BUNDLE` names, None for the system's certificates, or certifi's where it has none."""
+    """Returns what `REQUESTS_CA_BUNDLE` names, None for the system's certificates, or certifi's where it has none.
+
+    Raises:
+        ConfigurationError: It names nothing; requests would say so with an error that is none of its own.
+    """
     import ssl
 
     given = environment("REQUESTS_CA_BUNDLE")
     if given:
-        return given["REQUESTS_CA_BUNDLE"]
+        path = given["REQUESTS_CA_BUNDLE"]
+        if not os.path.exists(path):
+            raise ConfigurationError(f"REQUESTS_CA_BUNDLE names {path!r}, and there is no such file")
+        return path
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and os.listdir(paths.capath)):
         return None

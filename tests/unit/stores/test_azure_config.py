@@ -189,6 +189,14 @@ def test_a_proxy_brings_the_sdk_lane_and_no_proxy_takes_it_back(env: SetEnv, mon
     assert resolve_container("account/container").slow_because is None
 
 
+def test_certificates_that_are_not_there_are_named(env: SetEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    env(KEY=KEY)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    with pytest.raises(ConfigurationError, match=r"/nowhere\.pem") as raised:
+        resolve_container("account/container")
+    assert raised.value.uri == "az://account/container/"
+
+
 def test_the_fast_lane_can_be_switched_off(env: SetEnv) -> None:
     env(KEY=KEY)
     s3dlio.configure(fast_lane=False)
