@@ -124,12 +124,11 @@ class AzureOperations:
         try:
             return (yield from self.ask("PUT", key, query, (*headers, *conditions), data))
         except S3dlioError as error:
-            # For the 409 of BlobAlreadyExists there may be a 412. Source: azure.storage.blob._upload_helpers, _convert_mod_error.
-            is_refused = isinstance(error, AlreadyExistsError | ObjectChangedError)
+            is_refused = _has_met_one(error)
             if (is_refused or error.retryable) and (yield from self._is_ours(key, tag, is_refused and error.attempts > 1)):
                 return None
-            if isinstance(error, ObjectChangedError):
-                raise AlreadyExistsError(error.message, uri=self.root + key, attempts=error.attempts, status=412) from None
+            if is_refused and not isinstance(error, AlreadyExistsError):
+                raise AlreadyExistsError(error.message, uri=self.root + key, attempts=error.attempts, status=error.status) from None
             raise
 
     def _is_ours(self, key: str, tag: str, may_be: bool) -> Operation[bool]:
@@ -305,6 +304,15 @@ class AzureUpload:
     def abort(self) -> Operation[None]:
         """As `Upload.abort`: nothing is to be done, and nothing could be, since only a finished upload to the same name drops blocks."""
         yield from ()
+
+
+def _has_met_one(error: S3dlioError) -> bool:
+    """Whether a create-only write was refused since there is an object.
+
+    Azure says BlobAlreadyExists; or ConditionNotMet (source: azure.storage.blob._upload_helpers, _convert_mod_error); or, to a SAS that
+    lets create and not write, UnauthorizedBlobOverwrite (source: REST API reference, Blob service error codes).
+    """
+    return isinstance(error, AlreadyExistsError | ObjectChangedError) or error.message.startswith("UnauthorizedBlobOverwrite")
 
 
 def note_marker(marker: str, seen: set[str], uri: str) -> None:

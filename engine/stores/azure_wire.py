@@ -152,12 +152,13 @@ class AzureWire:
         return self._request("GET", self._base, query, (), 0)
 
     def _request(self, method: str, path: str, query: Pairs, headers: Pairs, num_bytes: int) -> bytes:
+        # First, since it refuses text that cannot be sent.
+        text = encode_query(query) if query else ""
         signer = self._signer
         lines = signer.sign(method, path, query, headers, num_bytes)
         if signer is not self._signer:
             # `renew` has just brought other credentials: the old ones may have expired hours ago, if nothing was asked since.
             lines = self._signer.sign(method, path, query, headers, num_bytes)
-        text = encode_query(query) if query else ""
         if self._sas is not None:
             text = f"{text}&{self._sas}" if text else self._sas
         target = f"{path}?{text}" if text else path

@@ -133,7 +133,10 @@ def _read_entity(match: re.Match[str]) -> str:
         return _NAMED[match[1]]
     if match[2] is None and match[3] is None:
         raise ValueError("a name holds an entity that XML does not define")
-    return chr(int(match[2]) if match[2] else int(match[3], 16))
+    code = int(match[2]) if match[2] else int(match[3], 16)
+    if not code or 0xD800 <= code < 0xE000:
+        raise ValueError("a name holds what is no character")
+    return chr(code)
 
 
 def _read_entry(item: str, end: int, root: str) -> ListEntry | None:
@@ -142,9 +145,10 @@ def _read_entry(item: str, end: int, root: str) -> ListEntry | None:
     place = item.find("<Content-Length>", begin, end) + 16
     if place == 15:
         raise ValueError("an entry has no Content-Length")
-    size = int(item[place : item.find("<", place)])
-    if size < 0:
-        raise ValueError(f"an entry has size {size}")
+    digits = item[place : item.find("<", place)]
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"an entry has size {digits!r}")
+    size = int(digits)
     if not size and item.find("<ResourceType>directory<", begin, end) >= 0:
         return None
     version = modified = None

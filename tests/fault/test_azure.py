@@ -187,12 +187,13 @@ def test_u5_a_create_only_write_leaves_the_object_of_another(az: ScriptedServer,
 
 
 @pytest.mark.parametrize("is_own", [True, False])
-def test_u5_a_refusal_as_an_unmet_condition_says_that_there_is_an_object_too(az: ScriptedServer, is_own: bool) -> None:
+@pytest.mark.parametrize(("status", "code"), [(412, "ConditionNotMet"), (403, "UnauthorizedBlobOverwrite")])
+def test_u5_other_refusals_say_that_there_is_an_object_too(az: ScriptedServer, is_own: bool, status: int, code: str) -> None:
     def step(request: Request) -> Handler:
         if request.method == "HEAD":
             tag = az.requests[0].headers["x-ms-meta-s3dlio_write"] if is_own else "another's"
             return Respond(200, {**HEAD, "Content-Length": "4", "x-ms-meta-s3dlio_write": tag})
-        return close_before_headers() if len(az.requests) == 1 else az_error(412, "ConditionNotMet")
+        return close_before_headers() if len(az.requests) == 1 else az_error(status, code)
 
     az.script = step
     store, key = locate(ROOT + "key")
@@ -202,8 +203,13 @@ def test_u5_a_refusal_as_an_unmet_condition_says_that_there_is_an_object_too(az:
     else:
         with pytest.raises(s3dlio.AlreadyExistsError) as raised:
             do(operation)
-        assert (raised.value.uri, raised.value.status, raised.value.attempts) == (ROOT + "key", 412, 2)
-    do(store.make_prefix("dir"))
+        assert (raised.value.uri, raised.value.status, raised.value.attempts) == (ROOT + "key", status, 2)
+
+
+def test_a_prefix_that_is_there_already_is_no_error_however_azure_says_so(az: ScriptedServer) -> None:
+    az.then(az_error(409, "BlobAlreadyExists"), az_error(412, "ConditionNotMet"))
+    for _ in range(2):
+        do(locate(ROOT)[0].make_prefix("dir"))
 
 
 def test_u5_a_create_only_write_whose_every_answer_was_lost_knows_its_own_object_again(az: ScriptedServer) -> None:
@@ -331,6 +337,12 @@ def test_i11_a_prefix_that_goes_on_behind_an_empty_page_is_listed_once(az: Scrip
     first, last = (prefix.replace(b"<NextMarker>", b"<NextMarker>" + marker) for marker in (b"1", b""))
     az.then(Respond(200, {}, first), page([], "2"), Respond(200, {}, last))
     assert s3dlio.list(ROOT, recursive=False) == [ROOT + "dir/"]
+
+
+def test_k4_a_prefix_that_cannot_be_sent_is_refused(az: ScriptedServer) -> None:
+    with pytest.raises(s3dlio.InvalidUriError):
+        s3dlio.list(ROOT + "\ud800", recursive=True)
+    assert az.requests == []
 
 
 def test_i12_a_listing_is_sorted_whatever_the_store_says(az: ScriptedServer) -> None:
