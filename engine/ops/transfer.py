@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import ConfigurationError
 from ..pool.in_threads import in_thread
 from ..pool.jobs import Stop, Stopped
-from ..stores.registry import is_file_scheme, locate
+from ..stores.registry import locate
 from ..text import clean
 from ..uri import as_directory
 from .transfer_bar import TransferBar
@@ -226,11 +226,10 @@ def _upload(
         source, is_single = source_at(sources[0], recursive, follow_symlinks)
     else:
         source, is_single = sources_at(sources, recursive, follow_symlinks), False
-    if is_file_scheme(dest_uri):
-        check_apart(sources, locate(dest_uri)[1])
     target = _target(dest_uri, is_single, create_bucket, skip_existing)
-    selected = source if is_single else Selected(source, pattern)
-    return _move(selected, target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
+    if not is_single:
+        check_apart(sources, dest_uri)
+    return _move(Selected(source, pattern), target, max_in_flight, skip_existing, f"to {dest_uri}" if progress else None, stop)
 
 
 def _download(
@@ -251,10 +250,11 @@ def _download(
         root = locate(root)[1]
     if not root:
         raise ConfigurationError("dest_dir is empty; write . for the working directory")
-    check_apart([os.fspath(src_uri)], root)
-    source, is_single = source_at(os.fspath(src_uri), recursive, follow_symlinks=False)
-    selected = source if is_single else Selected(source, pattern)
-    return _move(selected, TreeTarget(root), max_in_flight, skip_existing, f"from {src_uri}" if progress else None, stop)
+    uri = os.fspath(src_uri)
+    source, is_single = source_at(uri, recursive, follow_symlinks=False)
+    if not is_single:
+        check_apart([uri], root)
+    return _move(Selected(source, pattern), TreeTarget(root), max_in_flight, skip_existing, f"from {src_uri}" if progress else None, stop)
 
 
 def _move(

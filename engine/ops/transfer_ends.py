@@ -207,10 +207,20 @@ class StoreTarget:
 
     def _checked(self, item: Item) -> Found:
         key = self._key_of(item.name)
-        is_path = is_file_scheme(self._store.root)  # as long as the file system likes
-        if not key or (not is_path and len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES):
-            why = f"its key would have {len(key.encode('utf-8', 'surrogatepass')):,} bytes; 1 to {MAX_KEY_BYTES} are possible"
+        if is_file_scheme(self._store.root):  # `direct://`: a path, as long as the file system likes
+            return self._checked_path(item, key.removeprefix(self._prefix))
+        num_bytes = len(key.encode("utf-8", "surrogatepass"))
+        if not 1 <= num_bytes <= MAX_KEY_BYTES:
+            why = f"its key would have {num_bytes:,} bytes; 1 to {MAX_KEY_BYTES} are possible"
             return Refused(item.uri, UnsafeNameError(why, uri=item.uri))
+        return item
+
+    def _checked_path(self, item: Item, name: str) -> Found:
+        try:
+            if name:  # otherwise the caller named the file
+                _path_of(name, item)
+        except UnsafeNameError as error:
+            return Refused(item.uri, error.with_traceback(None))
         return item
 
     def arrange_rest(self) -> Iterable[Found]:
@@ -313,8 +323,7 @@ class TreeTarget:
     def _path(self, item: Item) -> tuple[str, ...]:
         if self._file_name is not None:
             return path_of(self._file_name, item.uri)
-        is_marker = item.name.endswith("/") and item.size == 0
-        return path_of(item.name[:-1] if is_marker else item.name, item.uri)
+        return _path_of(item.name, item)
 
     def has(self, item: Item) -> Job[bool]:
         """As `Target.has`: by size, time of change and version."""
@@ -365,6 +374,12 @@ class _FileSink:
 
     def abort(self) -> Job[None]:
         yield Work(self._file.discard)
+
+
+def _path_of(name: str, item: Item) -> tuple[str, ...]:
+    """As `path_of`; an empty object whose name ends in `/` marks a directory."""
+    is_marker = name.endswith("/") and item.size == 0
+    return path_of(name[:-1] if is_marker else name, item.uri)
 
 
 def _stamp(item: Item) -> Stamp:

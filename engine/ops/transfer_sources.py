@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import PurePath
 from typing import Final
 
 from ..errors import ConfigurationError, NotFoundError
@@ -14,6 +15,7 @@ from ..pool.inline import inline_fetcher
 from ..pool.jobs import Job
 from ..stores.base import Store, run
 from ..stores.registry import is_file_scheme, locate
+from ..uri import as_directory
 from .globs import compile_pattern
 from .local_walk import file_at, walk
 from .transfer_ends import FileSource, Source, StoreSource
@@ -28,7 +30,7 @@ def source_at(uri: str, recursive: bool, follow_symlinks: bool) -> tuple[Source,
     Raises:
         NotFoundError: Nothing is there.
     """
-    if "://" not in uri or is_file_scheme(uri):
+    if _is_local(uri):
         return _files(*_located(uri), recursive, follow_symlinks)
     store, key = locate(uri)
     if key and not key.endswith("/"):
@@ -57,24 +59,49 @@ def _files(store: Store, path: str, recursive: bool, follow_symlinks: bool) -> t
 
 
 def check_apart(sources: Sequence[str], target: str) -> None:
-    """Checks that a tree is not written into itself: the next time it would hold itself twice.
+    """Checks that a tree is not written into itself: the next time it would hold itself twice, or be listed without an end already now.
+
+    Args:
+        sources: Paths, globs, URIs of directories and prefixes.
+        target: A path, or the URI of a prefix.
 
     Raises:
-        ConfigurationError: `target` is, or lies in, a directory among the sources.
+        ConfigurationError: `target` is, or lies in, a directory or prefix among the sources.
     """
-    inner = os.path.realpath(target)
     for source in sources:
-        if "://" in source and not is_file_scheme(source):
+        if _is_local(source) != _is_local(target):
             continue
-        outer = os.path.realpath(_located(source)[1])
-        if os.path.isdir(outer) and os.path.commonpath([outer, inner]) == outer:
+        if _lies_on_disk(source, target) if _is_local(source) else _lies_in_store(source, target):
             raise ConfigurationError("the target lies in the directory that is to be read", uri=source)
+
+
+def _lies_on_disk(source: str, target: str) -> bool:
+    inner = os.path.realpath(_located(target)[1])
+    outer = [os.path.realpath(path) for path in _matches(_located(source)[1]) if os.path.isdir(path)]
+    return any(os.path.commonpath([path, inner]) == path for path in outer)
+
+
+def _lies_in_store(source: str, target: str) -> bool:
+    (store, prefix), (target_store, key) = locate(source), locate(target)
+    return store.root == target_store.root and (not prefix or as_directory(key).startswith(as_directory(prefix)))
 
 
 def is_glob(path: str) -> bool:
     """Whether a path is there to find files by, since none is called so."""
-    is_local = "://" not in path or is_file_scheme(path)
-    return is_local and bool(_GLOB.search(path)) and not os.path.lexists(_located(path)[1])
+    return _is_local(path) and bool(_GLOB.search(path)) and not os.path.lexists(_located(path)[1])
+
+
+def _is_local(path: str) -> bool:
+    return "://" not in path or is_file_scheme(path)
+
+
+def _matches(path: str) -> list[str]:
+    """Returns what an absolute path or glob stands for, without what lies in a directory that is among it."""
+    if os.path.lexists(path):
+        return [path]
+    matches = sorted(os.path.normpath(match) for match in glob.glob(path, recursive=True)) if _GLOB.search(path) else []
+    folders = {match for match in matches if os.path.isdir(match)}
+    return [match for match in matches if folders.isdisjoint(map(str, PurePath(match).parents))]
 
 
 def sources_at(paths: Sequence[str], recursive: bool, follow_symlinks: bool) -> Source:
@@ -91,13 +118,13 @@ def sources_at(paths: Sequence[str], recursive: bool, follow_symlinks: bool) -> 
 
     found: list[Iterator[Found]] = []
     for path in paths:
-        if "://" in path and not is_file_scheme(path):
+        if not _is_local(path):
             raise ConfigurationError("a list names files of this machine; give the URI of a store by itself", uri=path)
         store, absolute = _located(path)
         if os.path.lexists(absolute):
             found.append(files(store, absolute, ""))
             continue
-        matches = sorted(glob.glob(absolute, recursive=True)) if _GLOB.search(absolute) else []
+        matches = _matches(absolute)
         if not matches:
             raise NotFoundError("no such file or directory, and no glob that matches any", uri=store.root + absolute)
         # What a glob found keeps its name, or all directories' contents would be one.

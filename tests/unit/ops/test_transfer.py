@@ -142,6 +142,13 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(bucket: str, tmp_path:
     assert sorted(objects(bucket)) == ["p/a[1]*", "q/a[1]*"]
 
 
+def test_a_glob_that_finds_a_directory_and_what_is_in_it_takes_each_file_once(bucket: str, tmp_path: Path) -> None:
+    contents = fill(tmp_path, {"in/a": 1, "in/b/c": 2, "in-": 3})
+    s3dlio.upload(f"{tmp_path}/in/**", f"{bucket}p")
+    assert objects(bucket) == {"p/in/a": contents["in/a"], "p/in/b/c": contents["in/b/c"]}
+    assert s3dlio.upload([f"{tmp_path}/**/*"], f"{bucket}q").files == 3
+
+
 def test_files_of_two_sources_that_come_to_one_place_are_one_and_an_error(bucket: str, tmp_path: Path) -> None:
     contents = fill(tmp_path, {"one/x": 5, "two/x": 6, "two/y": 7})
     summary = s3dlio.upload([tmp_path / "one", tmp_path / "two"], f"{bucket}p", errors="return")
@@ -168,6 +175,13 @@ def test_a_pattern_selects_by_name_or_by_relative_path(bucket: str, tmp_path: Pa
     s3dlio.upload(tmp_path / "in", f"{bucket}all")
     s3dlio.download(f"{bucket}all/", tmp_path / "out", pattern=pattern)
     assert sorted(files(tmp_path / "out")) == wanted
+
+
+def test_a_pattern_concerns_a_single_file_too(bucket: str, tmp_path: Path) -> None:
+    fill(tmp_path, {"a.bin": 1})
+    assert s3dlio.upload(tmp_path / "a.bin", f"{bucket}p", pattern="*.txt").files == 0
+    assert s3dlio.upload(tmp_path / "a.bin", f"{bucket}p", pattern="*.bin").files == 1
+    assert s3dlio.download(f"{bucket}p", tmp_path / "out", pattern="q*").files == 0
 
 
 def test_markers_of_directories_become_directories_and_an_empty_directory_is_no_object(bucket: str, tmp_path: Path) -> None:
@@ -261,6 +275,15 @@ def test_l4_keys_that_lead_out_of_the_directory_are_refused_one_by_one_and_the_o
     with pytest.raises(s3dlio.UnsafeNameError) as caught:
         s3dlio.download(f"{bucket}p/", out)
     assert any("12 failed, 2 were transferred" in note for note in caught.value.__notes__)
+
+
+def test_l4_keys_that_lead_out_of_a_directory_are_refused_past_the_page_cache_too(bucket: str, tmp_path: Path) -> None:
+    bad = ["../x", "a/../../x", "/../x", "a//b", "./c", "dir/"]
+    put(bucket, {f"p/{key}": b"evil" for key in bad} | {"p/good": b""})
+    summary = s3dlio.upload(f"{bucket}p/", f"direct://{tmp_path}/deep/out/", errors="return")
+    assert sorted(uri.removeprefix(f"{bucket}p/") for uri, _ in summary.failed) == sorted(bad)
+    assert {type(error) for _, error in summary.failed} == {s3dlio.UnsafeNameError}
+    assert files(tmp_path) == {"deep/out/good": b""}
 
 
 def test_k3_a_key_that_is_a_directory_of_others_is_one_error_and_the_others_go_on(bucket: str, tmp_path: Path) -> None:
@@ -394,6 +417,10 @@ def test_the_first_error_in_the_order_of_the_listing_is_raised(bucket: str, tmp_
         (lambda b, p: s3dlio.upload(p, f"file://{p}"), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload([f"{p}/../{p.name}"], f"direct://{p}/x"), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.download(f"file://{p}", p / "x"), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(f"{p.parent}/*", f"file://{p}/x"), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(b, b), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(f"{b}p", f"{b}p"), s3dlio.ConfigurationError),
+        (lambda b, p: s3dlio.upload(f"{b}p/", f"{b}p/q"), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload(p, b, src_patterns=[p]), s3dlio.ConfigurationError),
         (lambda b, p: s3dlio.upload([b], b), s3dlio.ConfigurationError),
