@@ -130,8 +130,10 @@ class Jobs(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loop.close()
-        self._end_threads()
+        try:
+            self._loop.close()
+        finally:
+            self._end_threads()
         jobs = [job for _, job in self._under_way.values()]
         self._under_way.clear()
         why = error or Stopped()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from s3dlio.engine.errors import NotFoundError, S3dlioError
+from s3dlio.engine.fetch.loop import FetchLoop
 from s3dlio.engine.pool import helpers
 from s3dlio.engine.pool.helpers import Work
 from s3dlio.engine.pool.jobs import Job, Jobs, Stop, Stopped, carry_out, of_store
@@ -120,6 +121,19 @@ def test_what_interrupts_the_caller_is_thrown_into_every_job_once_the_threads_ha
         interrupted()
     assert log == ["work done", "told", "thrown away"]
     assert never == []
+
+
+def test_threads_have_ended_also_where_the_way_out_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = FetchLoop.close
+
+    def interrupted(loop: FetchLoop) -> None:
+        close(loop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FetchLoop, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), Jobs[Any](1, 1) as jobs:
+        [thread] = drive(jobs, working(threading.current_thread))
+    assert not thread.is_alive()
 
 
 def test_somebody_else_may_stop_a_caller_who_waits() -> None:
