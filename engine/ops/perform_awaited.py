@@ -1,7 +1,7 @@
 """As `perform.py`, for callers who await.
 
 What touches a local store runs in the event loop's executor, whole: its steps block. A call that is cancelled has its operation throw
-away what it began; one that runs in the executor goes on there to its end.
+away what it began; in the executor, when the step has ended that it is at.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from ..fetch.request import Fetch
 from ..pool.awaited import async_fetcher
 from ..pool.in_threads import in_thread
 from ..pool.inline import inline_fetcher
 from ..pool.lanes import Lane
-from ..stores.base import Operation, arun, run
+from ..stores.base import GivenUp, Operation, arun, run
 from .perform import ITEM_ERRORS, Make, OnEnd, Place
 
 T = TypeVar("T")
@@ -87,8 +88,34 @@ async def place_of_async(uri: str) -> Place:
 async def _drive(operation: Operation[T], is_local: bool, lane: Lane | None) -> T:
     fetcher = async_fetcher()
     if is_local:
-        return await in_thread(run, operation, inline_fetcher().run)
+        runner = _ThreadRunner()
+        try:
+            return await in_thread(run, operation, runner)
+        finally:
+            runner.is_wanted = False
     return await arun(operation, fetcher.run if lane is None else lane.run)
+
+
+class _ThreadRunner:
+    """A `Runner` for an operation in a thread, which is told at its next request when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.is_wanted = True
+        self._is_told = False
+
+    def __call__(self, fetch: Fetch) -> Fetch:
+        """Drives a request to its end.
+
+        Raises:
+            GivenUp: Nobody waits any more; what the operation then asks for is done.
+            S3dlioError: As the store says.
+        """
+        if self.is_wanted:
+            return inline_fetcher().run(fetch)
+        if self._is_told:
+            return inline_fetcher().run_briefly(fetch)
+        self._is_told = True
+        raise GivenUp
 
 
 async def _numbered(todos: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[tuple[int, T]]:

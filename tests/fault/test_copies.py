@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,29 @@ def test_directories_buckets_and_what_is_not_there_are_refused(api: Any, tmp_pat
             with pytest.raises(error):
                 api(verb, source, target)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dir", "file"]
+
+
+def test_a_copy_that_is_cancelled_goes_on_in_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "long").open("wb") as file:
+        file.truncate(40 << 20)
+    is_begun, may_go_on, read, starts = threading.Event(), threading.Event(), copies._read, []
+
+    def slow(source: Any, found: Any, out: Any, start: int, end: int | None) -> Any:
+        starts.append(start)
+        is_begun.set()
+        assert may_go_on.wait(20)
+        return read(source, found, out, start, end)
+
+    async def main() -> None:
+        task = asyncio.create_task(s3dlio.rename_async(f"file://{tmp_path}/long", "memory://copies/long"))
+        await asyncio.to_thread(is_begun.wait, 20)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_go_on.set()
+
+    monkeypatch.setattr(copies, "_read", slow)
+    asyncio.run(main())  # which ends when its threads have
+    assert starts == [0]
+    assert not s3dlio.exists("memory://copies/long")
+    assert (tmp_path / "long").exists()
