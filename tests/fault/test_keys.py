@@ -76,9 +76,15 @@ def test_k1_every_verb_sends_the_key_unnormalised(scripted: ScriptedServer, key:
         scripted.then(Respond(200, {}, b"data"))
         assert s3dlio.stat(uri)["size"] == 4
     else:
+        # A name that looks like a prefix or a glob is looked at before it is deleted.
+        if key.endswith("/"):
+            scripted.then(Respond(200, {}, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"))
+        elif "*" in key:
+            scripted.then(Respond(200, {}, b"data"))
         scripted.then(Respond(204))
         s3dlio.delete(uri)
-    assert [request.target for request in scripted.requests] == [target_of(key)]
+        assert scripted.requests[-1].method == "DELETE"
+    assert {request.target for request in scripted.requests if b"list-type" not in request.line} == {target_of(key)}
 
 
 @pytest.mark.parametrize(
