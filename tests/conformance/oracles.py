@@ -91,7 +91,7 @@ class Buckets(Protocol):
 
 def new_name() -> str:
     """Returns a name that no bucket had before."""
-    return f"bucket-{os.getpid()}-{next(_numbers)}"
+    return f"place-{os.getpid()}-{next(_numbers)}"
 
 
 class FolderOracle:

@@ -61,7 +61,7 @@ def test_a_refusal_is_raised_by_every_verb(refusing: Oracle, tmp_path: Path) -> 
         "mkdir": lambda: s3dlio.mkdir(root + "dir/"),
         "copy": lambda: s3dlio.copy(uri, root + "new"),
         "rename": lambda: s3dlio.rename(uri, root + "new"),
-        "create_bucket": lambda: s3dlio.create_bucket(root.replace("bucket-", "another-")),
+        "create_bucket": lambda: s3dlio.create_bucket(root.replace("place-", "another-")),
         "delete_bucket": lambda: s3dlio.delete_bucket(root),
         "list_containers": lambda: s3dlio.list_containers(root),
         "download": lambda: s3dlio.download(root, str(tmp_path / "down")),
