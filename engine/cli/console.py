@@ -44,14 +44,15 @@ class LiveProgress:
 
     def __init__(self, *, is_log: bool = False) -> None:
         self._console = Console(stderr=True)
-        self._is_log = is_log and not self._console.is_terminal
+        is_drawn = self._console.file.isatty()  # rich takes a pipe for a terminal where FORCE_COLOR is set
+        self._is_log = is_log and not is_drawn
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(_BAR_CHARS),
             TextColumn("{task.fields[facts]}", markup=False),
             console=self._console,
             auto_refresh=False,
-            disable=not self._console.is_terminal,
+            disable=not is_drawn,
         )
 
     def __enter__(self) -> Self:

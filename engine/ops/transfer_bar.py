@@ -37,7 +37,7 @@ class TransferBar:
             TimeRemainingColumn(),
             console=console,
             auto_refresh=False,
-            disable=not console.is_terminal,
+            disable=not console.file.isatty(),  # rich takes a pipe for a terminal where FORCE_COLOR is set
         )
         self._task = self._bars.add_task(clean(title), total=None, files="")
 

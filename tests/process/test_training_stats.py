@@ -254,10 +254,12 @@ def test_progress_draws_a_bar_on_a_terminal_up_to_the_end_of_the_epoch(
         assert "26/26" not in text
 
 
-def test_progress_says_nothing_on_a_pipe(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_progress_says_nothing_on_a_pipe(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, forced: str) -> None:
     training = Training(bucket, "samples", num=NUM, nbytes=SIZE, procs=0, progress=True)
     read, write = os.pipe()
     with os.fdopen(write, "w") as stderr, os.fdopen(read) as reader:
+        monkeypatch.setenv("FORCE_COLOR", forced)
         monkeypatch.setattr("sys.stderr", stderr)
         assert len(training.read(training.dataset())) == NUM
         monkeypatch.undo()

@@ -214,7 +214,11 @@ def test_a_phase_leaves_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err == "fetch\\x07: 1,201/2,000 objects, 1 failed in 7.0 s\n"
 
 
-def test_progress_prints_nothing_into_a_pipe_unless_it_is_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_progress_prints_nothing_into_a_pipe_unless_it_is_a_log(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", forced)
     with LiveProgress() as live, live.phase("fetch") as report:
         report(Progress(1, 1, 0, 10, 1, 1.0))
     assert capsys.readouterr() == ("", "")
