@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ..config import settings
-from ..errors import InternalError, S3dlioError, UnsafeNameError
+from ..errors import InternalError, NotFoundError, S3dlioError, UnsafeNameError
 from ..fetch.request import Fetch
 from ..pool.helpers import Work
 from ..pool.jobs import Job, of_store, read
@@ -66,11 +66,21 @@ class StoreSource:
         self._store = store
         self._prefix = prefix
         self._listing = store.list_pages(prefix, recursive)
+        self._has_any = False
 
     def next_page(self) -> Job[list[Found] | None]:
-        """As `Source.next_page`."""
+        """As `Source.next_page`.
+
+        Raises:
+            NotFoundError: Nothing at all is below the prefix, not even prefixes.
+        """
         page = yield from next_listed(self._listing)
-        return None if page is None else [self._item(entry) for entry in page if entry.size is not None]
+        self._has_any = self._has_any or bool(page)
+        if page is None:
+            if not self._has_any:
+                raise NotFoundError("there is no such object, and nothing below it", uri=self._store.root + self._prefix)
+            return None
+        return [self._item(entry) for entry in page if entry.size is not None]
 
     def _item(self, entry: ListEntry) -> Found:
         key = entry.uri.removeprefix(self._store.root)

@@ -41,7 +41,7 @@ def source_at(uri: str, recursive: bool, follow_symlinks: bool) -> tuple[Source,
         else:
             name = key[key.rfind("/") + 1 :]
             return FileSource([Item(uri, store, key, name, found.size, found.version, found.last_modified)]), True
-    return _NotEmpty(StoreSource(store, key, recursive=recursive), store.root + key), False
+    return StoreSource(store, key, recursive=recursive), False
 
 
 def _located(path: str) -> tuple[Store, str]:
@@ -147,24 +147,3 @@ class Selected:
     def _is_wanted(self, item: Item) -> bool:
         # The directory itself is no part of what is below it.
         return bool(item.name) and self._matches(item.name)
-
-
-class _NotEmpty:
-    """A source that must have something."""
-
-    def __init__(self, source: Source, uri: str) -> None:
-        self._source = source
-        self._uri = uri
-        self._has_any = False
-
-    def next_page(self) -> Job[list[Found] | None]:
-        """As `Source.next_page`.
-
-        Raises:
-            NotFoundError: There was nothing.
-        """
-        page = yield from self._source.next_page()
-        self._has_any = self._has_any or bool(page)
-        if page is None and not self._has_any:
-            raise NotFoundError("there is no such object, and nothing below it", uri=self._uri)
-        return page

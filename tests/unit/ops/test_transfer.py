@@ -22,6 +22,7 @@ from s3dlio.engine.ops.transfer_ends import read_item
 from s3dlio.engine.ops.transfer_names import Item
 from s3dlio.engine.pool.jobs import Job
 from s3dlio.engine.stores import memory
+from tests.support.direct_disk import direct_folder
 
 PART_BYTES = 64 << 10
 OLD_S = 1_600_000_000
@@ -165,6 +166,11 @@ def test_one_level_only(bucket: str, tmp_path: Path) -> None:
     assert sorted(files(tmp_path / "out")) == ["a"]
 
 
+def test_one_level_that_has_only_prefixes_is_there_and_has_no_object(bucket: str, tmp_path: Path) -> None:
+    put(bucket, {"p/a/b": b"1"})
+    assert s3dlio.download(f"{bucket}p/", tmp_path, recursive=False).files == 0
+
+
 @pytest.mark.parametrize(
     ("pattern", "wanted"), [("*.bin", ["a.bin", "s/b.bin"]), ("s/*", ["s/b.bin", "s/c.txt"]), ("none", [])]
 )
@@ -277,13 +283,15 @@ def test_l4_keys_that_lead_out_of_the_directory_are_refused_one_by_one_and_the_o
     assert any("12 failed, 2 were transferred" in note for note in caught.value.__notes__)
 
 
-def test_l4_keys_that_lead_out_of_a_directory_are_refused_past_the_page_cache_too(bucket: str, tmp_path: Path) -> None:
+def test_l4_keys_that_lead_out_of_a_directory_are_refused_past_the_page_cache_too(bucket: str) -> None:
     bad = ["../x", "a/../../x", "/../x", "a//b", "./c", "dir/"]
-    put(bucket, {f"p/{key}": b"evil" for key in bad} | {"p/good": b""})
-    summary = s3dlio.upload(f"{bucket}p/", f"direct://{tmp_path}/deep/out/", errors="return")
+    put(bucket, {f"p/{key}": b"evil" for key in bad} | {"p/good": b"1", "p/z/": b""})
+    with direct_folder() as folder:
+        summary = s3dlio.upload(f"{bucket}p/", f"direct://{folder}/deep/out/", errors="return")
+        assert files(folder) == {"deep/out/good": b"1"}
+        assert (folder / "deep/out/z").is_dir()
     assert sorted(uri.removeprefix(f"{bucket}p/") for uri, _ in summary.failed) == sorted(bad)
     assert {type(error) for _, error in summary.failed} == {s3dlio.UnsafeNameError}
-    assert files(tmp_path) == {"deep/out/good": b""}
 
 
 def test_k3_a_key_that_is_a_directory_of_others_is_one_error_and_the_others_go_on(bucket: str, tmp_path: Path) -> None:
@@ -505,7 +513,11 @@ def test_the_awaited_forms_do_the_same_beside_a_running_event_loop(bucket: str, 
     assert files(tmp_path / "out") == contents
 
 
-def test_progress_draws_nothing_on_a_pipe(bucket: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("forced", ["", "1"])
+def test_progress_draws_nothing_on_a_pipe(
+    bucket: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", forced)
     fill(tmp_path / "in", {"a": 1})
     s3dlio.upload(tmp_path / "in", bucket, progress=True)
     assert capfd.readouterr() == ("", "")
