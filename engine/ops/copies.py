@@ -17,7 +17,7 @@ from ..types import ObjectInfo
 from .objects import check_key
 from .perform import Place, perform
 from .trees import is_same_file, move_file
-from .uploads import is_in_parts, part_size, throw_away
+from .uploads import is_in_parts, part_size, put_whole, throw_away
 
 _MAX_WHOLE_BYTES: Final = 16 << 20
 """What is longer comes and goes in parts."""
@@ -88,7 +88,7 @@ def _carry(source: Place, target: Place, found: ObjectInfo) -> Operation[None]:
     if found.size <= _MAX_WHOLE_BYTES and not is_in_parts(target.store, found.size):
         room = memoryview(bytearray(found.size))
         yield _read(source, found, room, 0, None)
-        yield from target.store.put(target.key, room)
+        yield from put_whole(target.store, target.key, room)
         return
     upload = yield from target.store.begin_upload(target.key)
     try:

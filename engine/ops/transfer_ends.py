@@ -23,7 +23,7 @@ from ..types import ListEntry
 from ..uri import MAX_KEY_BYTES
 from .safe_tree import OpenFile, SafeTree, Stamp
 from .transfer_names import Found, Item, Refused, Shadows, is_up_to_date, path_of, time_ns
-from .uploads import part_size
+from .uploads import part_size, put_whole
 
 if TYPE_CHECKING:
     from ..memory.view import BytesView
@@ -252,7 +252,7 @@ class StoreTarget:
     def put(self, item: Item, data: memoryview) -> Job[None]:
         """As `Target.put`."""
         key, store = self._key_of(item.name), self._store
-        yield from of_store(store, store.put(key, data) if data or not key.endswith("/") else store.make_prefix(key))
+        yield from of_store(store, put_whole(store, key, data) if data or not key.endswith("/") else store.make_prefix(key))
 
     def begin(self, item: Item) -> Job[Sink]:
         """As `Target.begin`."""

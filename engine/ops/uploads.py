@@ -82,7 +82,7 @@ def write_object(store: Store, key: str, data: memoryview, create_only: bool = F
         raise
 
 
-def put_whole(store: Store, key: str, data: memoryview, create_only: bool) -> Operation[None]:
+def put_whole(store: Store, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
     """Writes an object by one request, and looks at its size where `verify_writes` says so; `Upload.complete` does that always."""
     yield from store.put(key, data, create_only)
     if settings().verify_writes:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote
 from xml.etree import ElementTree as ET
@@ -519,6 +520,17 @@ def test_a_write_is_looked_at_where_that_is_wanted(said: ScriptedServer, verb: s
     put()
     with pytest.raises(s3dlio.TruncatedBodyError, match="4 bytes were written, and the object has 3"):
         put()
+
+
+@pytest.mark.parametrize("verb", [s3dlio.copy, s3dlio.upload], ids=["copy", "upload"])
+def test_what_is_carried_to_a_store_is_looked_at_too(
+    said: ScriptedServer, tmp_path: Path, verb: Callable[[str, str], object]
+) -> None:
+    (tmp_path / "k").write_bytes(b"data")
+    said.script = lambda request: Respond(200, {"ETag": '"1"'} | ({"Content-Length": "3"} if request.method == "HEAD" else {}))
+    s3dlio.configure(verify_writes=True)
+    with pytest.raises(s3dlio.TruncatedBodyError, match="4 bytes were written, and the object has 3"):
+        verb(f"file://{tmp_path}/k", "s3://bucket/k")
 
 
 def test_k2_a_deletion_without_a_key_never_reaches_the_bucket(said: ScriptedServer) -> None:
