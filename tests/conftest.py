@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from tests.support.azurite import AzureEndpoint, AzuriteServer
 from tests.support.fault_proxy import FaultProxy, Plan
 from tests.support.gcs_server import GcsEndpoint, GcsServer
-from tests.support.leaks import find_leaks, shut_down_engine, standing, take_snapshot
+from tests.support.leaks import find_leaks, open_books, shut_down_engine, standing
 from tests.support.moto_server import MotoServer
 from tests.support.object_server import ObjectServer
 from tests.support.rclone_server import RcloneServer
@@ -65,7 +65,7 @@ def no_leaks(request: pytest.FixtureRequest, private_temporary_folder: None) -> 
     if "site" in request.fixturenames:
         yield
         return
-    before = take_snapshot()
+    before = open_books()
     yield
     leaks = find_leaks(before)
     if leaks and not request.node.stash.get(_has_failed, False):

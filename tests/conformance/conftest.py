@@ -21,7 +21,7 @@ from tests.conformance.places import Place, Site, bucket_site
 from tests.support.azurite import AzureEndpoint
 from tests.support.direct_disk import direct_folder
 from tests.support.gcs_server import GcsEndpoint
-from tests.support.leaks import Snapshot, find_leaks, shut_down_engine, take_snapshot
+from tests.support.leaks import Snapshot, find_leaks, open_books, shut_down_engine
 from tests.support.s3_endpoint import Endpoint, S3Endpoint, endpoint_env
 
 _numbers = itertools.count(1)
@@ -41,7 +41,7 @@ def site(
     elif name == "gs":
         endpoint = request.getfixturevalue("gcs").endpoint
     num_failed = request.session.testsfailed
-    before = take_snapshot()
+    before = open_books()
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         endpoint_env(patch, endpoint)

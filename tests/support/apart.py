@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import pytest
 
-from .leaks import Snapshot, find_leaks, shut_down_engine, standing, take_snapshot
+from .leaks import Snapshot, find_leaks, open_books, shut_down_engine, standing
 from .object_server import ObjectServer
 from .processes import ScriptProcess
 from .s3_endpoint import endpoint_env
@@ -115,7 +115,7 @@ def _run(function: Callable[..., None], arguments: dict[str, Any], unraisable: l
     from tests.process.kit import Bucket
 
     config = importlib.import_module("s3dlio.engine.config")
-    before = take_snapshot()
+    before = open_books()
     unraisable.clear()
     try:
         with pytest.MonkeyPatch.context() as patch, ObjectServer() as server:
