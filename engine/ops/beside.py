@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ..errors import S3dlioError
 from ..pool.inline import inline_fetcher
 from ..stores.base import Operation, run
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 _MAX_THREADS: Final = 8
 """500 files of 64 KiB, each with fsync: 3.6 to 4.8 s in one thread, 0.5 s in six."""
@@ -33,6 +35,9 @@ class Beside:
     def begin(self, number: int, operation: Operation[Any]) -> None:
         """Begins an operation, when there is room."""
         if self._threads is None:
+            # Here: an interpreter that is ending lets nobody import it any more, and who reads then has no use for it.
+            from concurrent.futures import ThreadPoolExecutor
+
             self._threads = ThreadPoolExecutor(self._max, "s3dlio-write")
         while len(self._under_way) >= self._max:
             self._take()
@@ -44,6 +49,8 @@ class Beside:
             self._take()
 
     def _take(self) -> None:
+        from concurrent.futures import FIRST_COMPLETED, wait
+
         for future in wait(self._under_way, return_when=FIRST_COMPLETED).done:
             number = self._under_way.pop(future)
             error = future.exception()

@@ -165,7 +165,7 @@ def test_p2_workers_that_die_of_everything_are_an_error_and_no_empty_epoch(train
         list(dataset)
     # A few may have been found to kill, each by itself, before the budget was spent; the others are not given up for that.
     assert all("3 workers died with it" in record["error"] for record in dataset.skipped)
-    assert len(dataset.skipped) <= (5 if on_error == "skip" else 0)
+    assert len(dataset.skipped) <= (12 if on_error == "skip" else 0)
 
 
 # P3: hung.

@@ -93,7 +93,11 @@ def ground(
             if buckets is None:
                 (folder / bucket).mkdir()
             else:
-                buckets.create(bucket)
+                oracle = buckets.create(bucket)
+                # Other tests on this server may have one of the same name.
+                found = oracle.keys()
+                for key in found:
+                    oracle.delete(key)
         stack.callback(shut_down_engine)
         yield ground
         monkeypatch.chdir(tmp_path)
