@@ -14,11 +14,11 @@ from .drive import Contender
 from .outcome import Check, Medians, Outcome, best, fetch_metrics, ratio, summarize
 from .rows import Bench, run_turns
 
+# Not s3torchconnector: its client breaks off puts to rclone ("Request has already completed"), in any number of threads.
 OURS = Contender("ours, put_many", "ours", "get_many")
 PEERS = (
     Contender("obstore, threads", "peer_obstore", "threads"),
     Contender("obstore, async", "peer_obstore", "async"),
-    Contender("s3torchconnector", "peer_s3torchconnector"),
     Contender("PyPI s3dlio, put_many", "peer_s3dlio"),
     Contender("PyPI s3dlio, put_bytes", "peer_s3dlio", "threads"),
     Contender("boto3, threads", "peer_boto3", max_rounds=2),

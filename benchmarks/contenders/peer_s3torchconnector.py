@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from _protocol import BUCKET, PUT_BUCKET, Check, Client, Task, in_threads, main
+from _protocol import BUCKET, Check, Client, Task, in_threads, main
 from s3torchconnector._s3client import S3Client, S3ClientConfig
 
 # The CRT sizes its connection pool by this figure (default 10): it shall not be short of connections on loopback.
@@ -26,14 +26,6 @@ class S3TorchConnector(Client):
 
     def get(self, number: int) -> Any:
         return self._s3.get_object(BUCKET, self.task.key(number)).read()
-
-    def put(self, items: Sequence[tuple[str, bytes]]) -> None:
-        in_threads(range(len(items)), self.task.in_flight, lambda at: self._put_one(*items[at]))
-
-    def _put_one(self, key: str, body: bytes) -> None:
-        writer = self._s3.put_object(PUT_BUCKET, key)
-        writer.write(body)
-        writer.close()
 
     def list_keys(self) -> int:
         return sum(len(page.object_info) for page in self._s3.list_objects(BUCKET, f"{self.task.set_name}/"))

@@ -108,11 +108,13 @@ class S3Store:
         """What the last page held: some servers begin the next with it."""
         while True:
             page = yield from self._by_lane(partial(_list_page, prefix=prefix, recursive=recursive, token=token))
-            entries = {entry.uri: entry for entry in (*page.entries, *map(ListEntry, page.prefixes))}
-            fresh = [entry for uri, entry in entries.items() if uri not in known]
-            if fresh:
-                yield fresh
-            known = {*entries}
+            entries = page.entries + [ListEntry(child) for child in page.prefixes]
+            uris = {entry.uri for entry in entries}
+            if len(uris) < len(entries) or not uris.isdisjoint(known):
+                entries = [entry for uri, entry in {entry.uri: entry for entry in entries}.items() if uri not in known]
+            if entries:
+                yield entries
+            known = uris
             token = page.next_token
             if token is None:
                 return
