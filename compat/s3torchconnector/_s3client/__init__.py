@@ -1,0 +1,1 @@
+"""The client that data sets, checkpoints and file systems share."""
