@@ -275,6 +275,9 @@ class AnswerReceiver(HeadBuffer):
         length = bound + 1 if head.length is None else head.length
         if length > bound and not self._is_error:
             raise ProtocolError(f"the body of {length} bytes is longer than {bound}")
+        if length == 0 and self._head_used == self._head_end:
+            # What most writes are answered by.
+            return self._complete()
         self._left = min(length, bound)
         self._extra = length - self._left
         self._sink = memoryview(bytearray(self._left))

@@ -38,13 +38,14 @@ EMPTY_SHA256 = hashlib.sha256().hexdigest()
 """The payload hash of a request without a body; what botocore sends with a GET."""
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
 """The payload hash of a body that the signature does not cover."""
+_DIGEST_LENGTH = len(EMPTY_SHA256)
 
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _UNRESERVED_OR_SLASH = _UNRESERVED + b"/"
 _ENCODED = tuple(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in range(256))
 _ENCODED_BUT_SLASH = tuple("/" if byte == 0x2F else text for byte, text in enumerate(_ENCODED))
 _MAX_SHAPES = 64
-"""A store needs a handful per second; only payload hashes of signed bodies, and metadata, are without end. 64 shapes are about 50 KB."""
+"""A store needs a handful per second; only metadata is without end. 64 shapes are about 50 KB."""
 
 _sha256 = hashlib.sha256
 _is_visible = re.compile(r"[!-~]+").fullmatch
@@ -99,7 +100,7 @@ class _Shape(msgspec.Struct, frozen=True):
 
 
 class _Stamp(msgspec.Struct, frozen=True):
-    """All that a second fixes. Nothing changes in it but `shapes`, where any thread would write the same."""
+    """All that a second fixes. Nothing changes in it but `shapes` and `forms`, where any thread would write the same."""
 
     second: int
     """Unix time in s."""
@@ -109,6 +110,9 @@ class _Stamp(msgspec.Struct, frozen=True):
     inner: HASH
     """The inner half of the HMAC, fed with the string to sign up to the hash of the canonical request."""
     shapes: dict[tuple[str, str, Headers], _Shape]
+    """By host, payload hash and headers."""
+    forms: dict[tuple[str, tuple[str, ...]], _Shape]
+    """By host and names of headers: shapes with holes where payload hash and values belong."""
 
 
 class Signer:
@@ -183,7 +187,10 @@ class Signer:
         stamp = self._stamp
         if stamp is None or stamp.second != second:
             stamp = self._renew_stamp(second)
-        shape = stamp.shapes.get((host, payload_hash, headers)) or self._add_shape(stamp, host, payload_hash, headers)
+        if len(payload_hash) == _DIGEST_LENGTH and payload_hash != EMPTY_SHA256:
+            shape = self._fill_form(stamp, host, payload_hash, headers)
+        else:
+            shape = stamp.shapes.get((host, payload_hash, headers)) or self._add_shape(stamp, host, payload_hash, headers)
         inner = stamp.inner.copy()
         inner.update(_sha256(f"{method}\n{path}\n{query}\n{shape.canonical}".encode()).hexdigest().encode())
         outer = stamp.key.outer.copy()
@@ -221,7 +228,7 @@ class Signer:
             key = self._new_key(date[:8])
         inner = key.inner.copy()
         inner.update(f"AWS4-HMAC-SHA256\n{date}\n{key.scope}\n".encode())
-        return _Stamp(second, date, key, inner, {})
+        return _Stamp(second, date, key, inner, {}, {})
 
     def _new_key(self, day: str) -> _DayKey:
         key = f"AWS4{self._identity().secret_key}".encode()
@@ -237,6 +244,37 @@ class Signer:
         if not _is_visible(host) or not _is_visible(payload_hash):
             raise ConfigurationError("the host and the payload hash of a request must be visible ASCII without spaces")
         _check_headers(headers)
+        shape = self._compose(stamp, host, payload_hash, headers)
+        if len(stamp.shapes) >= _MAX_SHAPES:
+            stamp.shapes.clear()
+        stamp.shapes[host, payload_hash, headers] = shape
+        return shape
+
+    def _fill_form(self, stamp: _Stamp, host: str, payload_hash: str, headers: Headers) -> _Shape:
+        """Returns the shape of a request whose payload no other has, nor its checksum among the headers: its names only are kept.
+
+        A form has holes for the values: a NUL and a number, which nothing that is checked can hold.
+        """
+        if not _is_visible(payload_hash):
+            raise ConfigurationError("the payload hash of a request must be visible ASCII without spaces")
+        names = tuple([name for name, _ in headers])
+        form = stamp.forms.get((host, names))
+        if form is None:
+            if not _is_visible(host):
+                raise ConfigurationError("the host of a request must be visible ASCII without spaces")
+            _check_headers(headers)
+            holes = tuple([(name, f"\0{number};") for number, name in enumerate(names)])
+            if len(stamp.forms) >= _MAX_SHAPES:
+                stamp.forms.clear()
+            form = stamp.forms[host, names] = self._compose(stamp, host, "\0;", holes)
+        canonical, lines = form.canonical.replace("\0;", payload_hash), form.lines.replace("\0;", payload_hash)
+        for number, (name, value) in enumerate(headers):
+            _check_value(name, value)
+            hole = f"\0{number};"
+            canonical, lines = canonical.replace(hole, _trim_all(value)), lines.replace(hole, value)
+        return _Shape(canonical, lines)
+
+    def _compose(self, stamp: _Stamp, host: str, payload_hash: str, headers: Headers) -> _Shape:
         identity = self._identity()
         added = {"x-amz-date": stamp.date, "x-amz-content-sha256": payload_hash}
         if identity.token is not None:
@@ -247,11 +285,7 @@ class Signer:
         lines = [f"{name}: {value}\r\n" for name, value in (*added.items(), *sorted(headers))]
         scope = f"Credential={identity.access_key}/{stamp.key.scope}, SignedHeaders={signed}, Signature="
         lines.append(f"Authorization: AWS4-HMAC-SHA256 {scope}")
-        shape = _Shape(canonical, "".join(lines))
-        if len(stamp.shapes) >= _MAX_SHAPES:
-            stamp.shapes.clear()
-        stamp.shapes[host, payload_hash, headers] = shape
-        return shape
+        return _Shape(canonical, "".join(lines))
 
     def _identity(self) -> Credentials:
         if self._credentials is None:
@@ -286,6 +320,8 @@ def encode_query(params: Iterable[tuple[str, str]]) -> str:
     Raises:
         InvalidUriError: A name or value holds a lone surrogate.
     """
+    if params == ():
+        return ""
     pairs = [(_encode(name, _UNRESERVED, _ENCODED), _encode(value, _UNRESERVED, _ENCODED)) for name, value in params]
     return "&".join([f"{name}={value}" for name, value in sorted(pairs)])
 
@@ -311,10 +347,14 @@ def _check_headers(headers: Headers) -> None:
             raise ConfigurationError(f"{clean(name)!r} cannot be the name of a header; names are lowercase here")
         if name in own:
             raise ConfigurationError(f"the header {name!r} belongs to the signature and cannot be given")
-        if _find_unsendable(value):
-            raise ConfigurationError(f"the value of {clean(name)!r} holds a line end, a control character or a lone surrogate")
+        _check_value(name, value)
     if len(set(names)) != len(names):
         raise ConfigurationError(f"a header is given twice: {', '.join(sorted(names))}")
+
+
+def _check_value(name: str, value: str) -> None:
+    if _find_unsendable(value):
+        raise ConfigurationError(f"the value of {clean(name)!r} holds a line end, a control character or a lone surrogate")
 
 
 def _check_credentials(credentials: Credentials) -> None:
