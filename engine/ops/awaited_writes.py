@@ -18,7 +18,7 @@ from .copies import copy_one, move_one
 from .objects import check_key
 from .perform import Outcomes, Place, Todo, check_errors, check_in_flight
 from .perform_awaited import perform_async, perform_many_async, place_of_async
-from .removal import MAX_IN_FLIGHT, Batches, Removal, delete_one, doomed, remove_trees
+from .removal import MAX_IN_FLIGHT, Batches, Removal, check_stars, delete_one, doomed, remove_trees
 from .synthetic import plan_of
 
 
@@ -80,6 +80,7 @@ async def delete_async(uri: str, recursive: bool = False, *, progress: bool = Fa
         await perform_async(delete_one, uri)
         return
     place = await place_of_async(uri)
+    check_stars(place)
     with Removal(uri, progress=progress) as removal:
         if is_file_scheme(uri):
             try:

@@ -6,7 +6,8 @@ Rules, since what is deleted does not come back:
   deleted, and nothing else is. A URI that ends in `/` is an empty directory, or the marker object of a prefix with nothing below it.
 * With `recursive`, `prefix/run1` is that object and what lies below `prefix/run1/`, as a directory would be; never `prefix/run10`.
 * With `recursive`, a `*` in the last segment makes that one a glob, as in `rm -r run-*`: objects of this level that match are deleted, and
-  prefixes that match with all below them. `[*]` is a star that is meant, and with a `/` at the end all of it is meant.
+  prefixes that match with all below them. `[*]` is a star that is meant, and with a `/` at the end all of it is meant. In an earlier
+  segment a star would be taken literally, and nothing be deleted: that is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def delete(uri: str, recursive: bool = False, *, progress: bool = False) -> None
         progress: Whether a line on standard error counts.
 
     Raises:
-        ConfigurationError: A bucket without `recursive`; a URI with a `*` in its last segment that names no object, without `recursive`.
+        ConfigurationError: A bucket without `recursive`; a URI with a `*` in its last segment that names no object, without `recursive`;
+            one with a `*` before its last segment, with `recursive`.
         RequestRejectedError: There is something below `uri/`, and `recursive` was not asked for.
         S3dlioError: Of many objects, the class of the first error; its text counts them and lists the first few. All were tried.
     """
@@ -56,6 +58,7 @@ def delete(uri: str, recursive: bool = False, *, progress: bool = False) -> None
         perform(delete_one, uri)
         return
     place = place_of(uri)
+    check_stars(place)
     with Removal(uri, progress=progress) as removal:
         if is_file_scheme(uri):
             remove_trees(place, removal)
@@ -154,6 +157,21 @@ def _check_star(place: Place) -> Operation[None]:
 
 
 # Many objects.
+
+
+def check_stars(place: Place) -> None:
+    """Refuses a URI with a star where it stands for nothing.
+
+    Raises:
+        ConfigurationError: It has one before its last segment, and no `/` at its end, by which all of it is meant as it stands.
+    """
+    parent, _, name = place.key.rpartition("/")
+    if name and "*" in parent:
+        raise ConfigurationError(
+            "only in the last segment a * stands for others; list finds what a longer pattern matches, and a / at the end takes all of it "
+            "as it stands",
+            uri=place.uri,
+        )
 
 
 def remove_trees(place: Place, removal: Removal) -> None:

@@ -49,6 +49,16 @@ def test_a_star_in_the_last_segment_is_a_glob_of_its_level_with_recursive(root: 
     assert left(root) == ["axb", "m/x"]
 
 
+def test_a_star_in_an_earlier_segment_is_refused_with_recursive_and_nothing_is_deleted(root: str) -> None:
+    s3dlio.put_many([(f"{root}r*/x", b"x")])
+    for delete in (s3dlio.delete, lambda uri, recursive: asyncio.run(s3dlio.delete_async(uri, recursive))):
+        with pytest.raises(s3dlio.ConfigurationError, match="last segment"):
+            delete(f"{root}r*/x", recursive=True)
+    assert left(root) == sorted([*KEYS, "r*/x"])
+    s3dlio.delete(f"{root}r*/x")
+    assert left(root) == KEYS
+
+
 def test_a_child_prefix_of_a_listing_is_no_glob(root: str) -> None:
     s3dlio.put_many([(f"{root}r*/x", b"x"), (f"{root}r*/sub/y", b"y")])
     s3dlio.delete(f"{root}r*/", recursive=True)
