@@ -29,6 +29,7 @@ from .rooms import ViewFetch, process_rooms
 from .wanted import facts_of
 
 if TYPE_CHECKING:
+    from ..config import Settings
     from ..memory.view import BytesView
 
 K = TypeVar("K")
@@ -51,16 +52,20 @@ class InlineFetcher:
         """Loops that nobody has borrowed; the warmest on the right."""
         self._crowd = self._make_crowd()
 
-    def run(self, fetch: Fetch) -> Fetch:
+    def run(self, fetch: Fetch, limits: Settings | None = None) -> Fetch:
         """Drives one request to its end; a `Runner`. A `ViewFetch` has its view then.
+
+        Args:
+            fetch: The request.
+            limits: Attempts and waits other than those of the settings in force.
 
         Raises:
             S3dlioError: The request's error.
         """
         if isinstance(fetch, ViewFetch):
-            fetch.view = self.fetch_one(fetch)
+            fetch.view = self.fetch_one(fetch, limits)
         else:
-            with self._borrow(1) as loop:
+            with self.lend(1, limits) as loop:
                 loop.grant = self._rooms.grant
                 _run_to_end(loop, fetch)
         return fetch
@@ -78,9 +83,8 @@ class InlineFetcher:
         left_s = LEAVING_S if until_s is None else until_s - time.monotonic()
         if left_s <= 0:
             raise StoreTimeoutError("there was no time left to ask the store", uri=fetch.uri)
-        with self._borrow(1) as loop:
-            limits = loop.limits
-            loop.limits = settings(deadline_s=min(left_s, limits.deadline_s), max_attempts=min(3, limits.max_attempts))
+        limits = settings()
+        with self.lend(1, settings(deadline_s=min(left_s, limits.deadline_s), max_attempts=min(3, limits.max_attempts))) as loop:
             _run_to_end(loop, fetch)
         return fetch
 
@@ -88,19 +92,23 @@ class InlineFetcher:
         """Returns what drives the requests of a caller who is leaving because of `why`: who is interrupted waits no longer for them all."""
         return partial(self.run_briefly, until_s=None if isinstance(why, S3dlioError) else time.monotonic() + LEAVING_S)
 
-    def fetch_one(self, fetch: ViewFetch) -> BytesView:
+    def fetch_one(self, fetch: ViewFetch, limits: Settings | None = None) -> BytesView:
         """Fetches one object, or a range of it, into memory of its own.
+
+        Args:
+            fetch: The request.
+            limits: As of `run`. Who has others than everybody shares no loop.
 
         Raises:
             S3dlioError: As the store says.
         """
-        if self._rooms.is_small and may_share(fetch):
+        if self._rooms.is_small and may_share(fetch) and (limits is None or limits == settings()):
             if self._crowd.is_stuck:
                 self._crowd = self._make_crowd()
             if self._crowd.fetch(fetch):
                 return self._outcome(fetch)
             fetch = fetch.anew()
-        with self._borrow(1) as loop:
+        with self.lend(1, limits) as loop:
             loop.grant = self._rooms.grant
             self._rooms.guess((fetch,))
             try:
@@ -124,7 +132,7 @@ class InlineFetcher:
         results: list[Any] = [None] * len(refs)
         todo = make_fetches(enumerate(refs), results)
         outcome = self._rooms.outcome
-        with self._borrow(max_in_flight) as loop:
+        with self.lend(max_in_flight) as loop:
             loop.grant = self._rooms.grant
             # Twice as many as can be in flight, so that a connection that gets free finds the next request in the queue.
             self._submit(loop, islice(todo, 2 * max_in_flight))
@@ -136,7 +144,7 @@ class InlineFetcher:
         return results
 
     def run_many(
-        self, operations: Iterable[tuple[K, Operation[T]]], max_in_flight: int
+        self, operations: Iterable[tuple[K, Operation[T]]], max_in_flight: int, limits: Settings | None = None
     ) -> Generator[tuple[K, T | S3dlioError], None, None]:
         """Drives operations side by side, at most `max_in_flight` at once, each begun when there is room for it.
 
@@ -145,13 +153,16 @@ class InlineFetcher:
         Args:
             operations: With what tells each from the others. The first step of one on a local store does all of its work.
             max_in_flight: Requests at once; an operation has one at a time.
+            limits: As of `run`.
 
         Yields:
             Each with its result or its error, as they end.
         """
         under_way: dict[Fetch, tuple[K, Operation[T]]] = {}
         try:
-            yield from self._run_many(iter(operations), max_in_flight, under_way)
+            with self.lend(max_in_flight, limits) as loop:
+                loop.grant = self._rooms.grant
+                yield from self._run_many(loop, iter(operations), max_in_flight, under_way)
         except BaseException as error:
             # Their requests are gone, with the loop.
             runner = self.runner_of_last_requests(error)
@@ -160,28 +171,30 @@ class InlineFetcher:
             raise
 
     def _run_many(
-        self, todo: Iterator[tuple[K, Operation[T]]], max_in_flight: int, under_way: dict[Fetch, tuple[K, Operation[T]]]
+        self,
+        loop: FetchLoop,
+        todo: Iterator[tuple[K, Operation[T]]],
+        max_in_flight: int,
+        under_way: dict[Fetch, tuple[K, Operation[T]]],
     ) -> Iterator[tuple[K, T | S3dlioError]]:
         is_more = True
-        with self._borrow(max_in_flight) as loop:
-            loop.grant = self._rooms.grant
-            while True:
-                if is_more and len(under_way) < max_in_flight:
-                    begun = next(todo, None)
-                    is_more = begun is not None
-                    moved: Iterable[tuple[K, Operation[T], Fetch | S3dlioError | None]] = [] if begun is None else [(*begun, None)]
-                elif not under_way:
-                    return
+        while True:
+            if is_more and len(under_way) < max_in_flight:
+                begun = next(todo, None)
+                is_more = begun is not None
+                moved: Iterable[tuple[K, Operation[T], Fetch | S3dlioError | None]] = [] if begun is None else [(*begun, None)]
+            elif not under_way:
+                return
+            else:
+                # One after the other, so that those that are not taken further yet are still known as under way.
+                moved = ((*under_way.pop(fetch), self._end(fetch)) for fetch in loop.poll(None))
+            for name, operation, done in moved:
+                step = advance(operation, done)
+                if isinstance(step, Fetch):
+                    under_way[step] = name, operation
+                    loop.submit(step)
                 else:
-                    # One after the other, so that those that are not taken further yet are still known as under way.
-                    moved = ((*under_way.pop(fetch), self._end(fetch)) for fetch in loop.poll(None))
-                for name, operation, done in moved:
-                    step = advance(operation, done)
-                    if isinstance(step, Fetch):
-                        under_way[step] = name, operation
-                        loop.submit(step)
-                    else:
-                        yield name, step.result
+                    yield name, step.result
 
     def _end(self, fetch: Fetch) -> Fetch | S3dlioError:
         """Returns a request that has ended, a `ViewFetch` with its view, or its error."""
@@ -209,9 +222,16 @@ class InlineFetcher:
                 self._loops.pop().close()
 
     @contextmanager
-    def _borrow(self, max_connections: int) -> Iterator[FetchLoop]:
-        """Lends a loop. After an error it may have requests under way whose memory is gone, so it is closed instead of kept."""
-        loop = self._take(max_connections)
+    def lend(self, max_connections: int, limits: Settings | None = None) -> Iterator[FetchLoop]:
+        """Lends a loop, whose `grant` has no memory to give. Whoever has it is its only user, and leaves no request in it.
+
+        After an error it may have requests under way whose memory is gone, so it is closed instead of kept.
+
+        Args:
+            max_connections: How many it may have open at once.
+            limits: As of `run`.
+        """
+        loop = self._take(max_connections, limits)
         try:
             yield loop
         except BaseException as error:
@@ -222,12 +242,13 @@ class InlineFetcher:
             raise
         self._give_back(loop)
 
-    def _take(self, max_connections: int) -> FetchLoop:
+    def _take(self, max_connections: int, limits: Settings | None = None) -> FetchLoop:
+        limits = limits or settings()
         try:
             loop = self._loops.pop()
         except IndexError:
-            return FetchLoop(settings(), max_connections)
-        loop.limits = settings()
+            return FetchLoop(limits, max_connections)
+        loop.limits = limits
         loop.max_connections = max_connections
         return loop
 

@@ -24,7 +24,7 @@ from ..errors import (
 from ..types import Container, ListEntry, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
 from .renewing import Renewer
-from .s3_config import S3Spec, resolve_bucket
+from .s3_config import AS_CONFIGURED, S3Access, S3Spec, resolve_bucket
 from .s3_copy import MAX_COPY_BYTES, copy_in_parts
 from .s3_rare import MAX_DELETE_KEYS, S3RareOperations
 from .s3_upload import abort_wholly, begin_upload
@@ -43,10 +43,20 @@ class S3Store:
     max_delete_keys = MAX_DELETE_KEYS
     max_put_bytes = MAX_PUT_BYTES
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, access: S3Access | None = None) -> None:
+        """Opens a bucket, which may take as long as its credentials do.
+
+        Args:
+            root: `s3://bucket/`.
+            access: How it is asked, where that is not as the chain says.
+
+        Raises:
+            ConfigurationError, AuthenticationError: As `resolve_bucket`.
+        """
         self.root = root
         self.bucket = root.removeprefix("s3://").rstrip("/")
-        spec = resolve_bucket(self.bucket)
+        self._access = access or AS_CONFIGURED
+        spec = resolve_bucket(self.bucket, access=self._access)
         self.wire: Any
         self._lane: S3RareOperations
         if spec.slow_because is None:
@@ -68,7 +78,7 @@ class S3Store:
         return self._renewer.spec
 
     def _resolve(self, anew: bool) -> S3Spec:
-        spec, slow_because = resolve_bucket(self.bucket, anew=anew), self.spec.slow_because
+        spec, slow_because = resolve_bucket(self.bucket, anew, self._access), self.spec.slow_because
         return spec if slow_because is None else msgspec.structs.replace(spec, slow_because=slow_because)
 
     def renew(self) -> bool:
@@ -174,7 +184,7 @@ class S3Store:
         except AlreadyExistsError:
             # Some servers say this of one's own bucket too.
             try:
-                ours = yield from list_buckets()
+                ours = yield from S3Store("s3://", self._access).list_buckets()
             except PermissionDeniedError:
                 ours = []
             if all(bucket.uri != self.root for bucket in ours):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import msgspec
 
 from ..config import settings, sse_customer_key
-from ..errors import UnsupportedError
+from ..errors import ConfigurationError, UnsupportedError
 from .s3_endpoint import Place, needs_botocore, parse_endpoint, place_by_path, place_of_request
 from .s3_errors import translated_errors
 
@@ -34,6 +34,28 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 _log = logging.getLogger("s3dlio")
+
+
+class S3Access(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bucket is asked where that is not as the chain says. Holds no secret."""
+
+    endpoint: str | None = None
+    """A URL, `http[s]://host[:port][/path]`; None and empty leave it to the chain."""
+    region: str | None = None
+    """None and empty leave it to the chain."""
+    profile: str | None = None
+    """Whose credentials, region and endpoint are taken; None and empty leave it to the chain. Keys in the environment do not count then."""
+    unsigned: bool = False
+    """Whether requests go unsigned, whoever could sign them; then no credentials are looked for."""
+    path_style: bool = False
+    """Whether the bucket stands in the path and never in the host; False leaves it to the chain."""
+    requester_pays: bool | None = None
+    """Whether whoever asks pays; None leaves it to the settings."""
+    user_agent: str | None = None
+    """The value of `User-Agent`, printable ASCII; None leaves it to the lane."""
+
+
+AS_CONFIGURED = S3Access()
 
 
 class SdkOptions(msgspec.Struct, frozen=True, array_like=True):
@@ -93,6 +115,8 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     """For the SDK lane; always there but in tests."""
     slow_because: str | None = None
     """Why requests go by the SDK lane, in words; None for the fast lane."""
+    user_agent: str | None = None
+    """As in `S3Access`."""
 
     @property
     def identity(self) -> tuple[str, str | None] | None:
@@ -134,12 +158,13 @@ class _Chain:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.session: Session | None = None
-        """Kept only while its credentials refresh themselves; otherwise the environment and the files are read anew (10 ms)."""
+        self.sessions: dict[tuple[str | None, str | None], Session] = {}
+        """By profile and region, where these are given. One is kept only while its credentials refresh themselves; otherwise the
+        environment and the files are read anew (10 ms)."""
         self.has_instance_role = True
         """False once the instance metadata service gave nothing: asking costs up to 1 s, and it will not appear later."""
-        self.has_identity = False
-        """Whether there were credentials once: then a service that gives none now is only out for a moment."""
+        self.identified: set[str | None] = set()
+        """Profiles that had credentials once: then a service that gives none now is only out for a moment."""
         self.has_warned = False
         self.has_warned_of: set[str] = set()
         """Files that everybody may read."""
@@ -158,7 +183,7 @@ def reset() -> None:
 os.register_at_fork(after_in_child=reset)
 
 
-def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
+def resolve_bucket(bucket: str, anew: bool = False, access: S3Access = AS_CONFIGURED) -> S3Spec:
     """Returns where `bucket` is and the credentials in force now; call it again for fresh ones.
 
     May ask the network for credentials (roles, SSO), within botocore's own timeouts.
@@ -166,34 +191,50 @@ def resolve_bucket(bucket: str, anew: bool = False) -> S3Spec:
     Args:
         bucket: Its name, or an ARN; empty for the account, which has a list of its buckets.
         anew: Whether credentials that should still last are asked for again: the store says that they do not.
+        access: What is other than the chain says.
 
     Raises:
         AuthenticationError: Credentials are configured, but incomplete or not to be had.
-        ConfigurationError: A profile, a region or an endpoint makes no sense, or no bucket can have this name.
+        ConfigurationError: A profile, a region, an endpoint or a user agent makes no sense, or no bucket can have this name.
     """
     root = f"s3://{bucket}/" if bucket else "s3://"
+    agent = access.user_agent
+    if agent is not None and not (agent.isascii() and agent.isprintable()):
+        raise ConfigurationError("a user agent must be printable ASCII", uri=root)
     chain = _chain
     with chain.lock, translated_errors(root):
-        session = (None if anew else chain.session) or _new_session(chain)
-        place, sdk, slow_because = _find_place(session, bucket)
-        keys = _load_keys(session)
+        name = (access.profile or None, access.region or None)
+        session = (None if anew else chain.sessions.get(name)) or _new_session(chain, access)
+        place, sdk, slow_because = _find_place(session, bucket, access)
+        keys = _Keys() if access.unsigned else _load_keys(session)
         ca_bundle = _find_certificates(session) if place.scheme == "https" else None
-        chain.session = session if keys.expires_at_s is not None else None
-        if keys.access_key is not None:
-            chain.has_identity = True
-        elif not anew and not chain.has_identity:
-            _note_anonymous(chain)
+        if not access.unsigned:
+            _note_keys(chain, name, session, keys, anew)
     who = (keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
-    return S3Spec(root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because)
+    return S3Spec(root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because, user_agent=agent)
 
 
-def _new_session(chain: _Chain) -> Session:
+def _new_session(chain: _Chain, access: S3Access) -> Session:
     import botocore.session
 
-    session = botocore.session.Session()
-    if not chain.has_instance_role:
+    session = botocore.session.Session(profile=access.profile or None)
+    if access.region and session.get_config_variable("region") is None:
+        # For whoever gives the credentials of a role: that is asked for in a region too.
+        session.set_config_variable("region", access.region)
+    if not access.unsigned and not chain.has_instance_role:
         session.get_component("credential_provider").remove("iam-role")
     return session
+
+
+def _note_keys(chain: _Chain, name: tuple[str | None, str | None], session: Session, keys: _Keys, anew: bool) -> None:
+    if keys.expires_at_s is None:
+        chain.sessions.pop(name, None)
+    else:
+        chain.sessions[name] = session
+    if keys.access_key is not None:
+        chain.identified.add(name[0])
+    elif not anew and name[0] not in chain.identified:
+        _note_anonymous(chain)
 
 
 def _load_keys(session: Session) -> _Keys:
@@ -270,23 +311,26 @@ def _configured_endpoint(session: Session) -> str | None:
     return provider.provide() or None
 
 
-def _region_of(session: Session, endpoint: str | None) -> str | None:
+def _region_of(session: Session, endpoint: str | None, access: S3Access) -> str | None:
     """Returns the configured region; without one, a custom endpoint gets `us-east-1`, and botocore decides for AWS."""
     from botocore.utils import validate_region_name
 
-    region: str | None = session.get_config_variable("region")
+    region: str | None = access.region or session.get_config_variable("region")
     if region is not None:
         validate_region_name(region)
     return region or ("us-east-1" if endpoint is not None else None)
 
 
-def _find_place(session: Session, bucket: str) -> tuple[Place, SdkOptions, str | None]:
+def _find_place(session: Session, bucket: str, access: S3Access) -> tuple[Place, SdkOptions, str | None]:
     """Returns where the bucket is for the fast lane, what the SDK lane needs, and why it must be that one, if it must."""
     from botocore.utils import get_environ_proxies
 
-    url = _configured_endpoint(session)
-    region = _region_of(session, url)
+    url = access.endpoint or _configured_endpoint(session)
+    region = _region_of(session, url, access)
     section = dict(session.get_config_variable("s3") or {})
+    if access.path_style:
+        section["addressing_style"] = "path"
+    pays = settings().s3_requester_pays if access.requester_pays is None else access.requester_pays
     endpoint = None if url is None else parse_endpoint(url)
     limits = settings()
     customer_key = sse_customer_key()
@@ -294,7 +338,7 @@ def _find_place(session: Session, bucket: str) -> tuple[Place, SdkOptions, str |
     def options(proxies: dict[str, str]) -> SdkOptions:
         read_s = max(limits.first_byte_timeout_s, limits.silence_timeout_s)
         waits = (limits.connect_timeout_s, read_s)
-        return SdkOptions(bucket, region, url, section, proxies, limits.s3_requester_pays, customer_key, *waits)
+        return SdkOptions(bucket, region, url, section, proxies, pays, customer_key, *waits)
 
     if bucket.endswith("--x-s3"):
         # botocore asks for a session here, over the network, and at a custom endpoint too.
@@ -302,7 +346,7 @@ def _find_place(session: Session, bucket: str) -> tuple[Place, SdkOptions, str |
         return _nowhere(where), options(dict(get_environ_proxies(where))), "a directory bucket (S3 Express) needs session signatures"
     try:
         if endpoint is None or region is None or needs_botocore(bucket, section):
-            place = place_of_request(*_prepare_request(session, bucket, region))
+            place = place_of_request(*_prepare_request(session, bucket, region, url, section))
         else:
             place = place_by_path(endpoint, bucket, region)
     except UnsupportedError as error:
@@ -314,7 +358,7 @@ def _find_place(session: Session, bucket: str) -> tuple[Place, SdkOptions, str |
         slow_because = "fast_lane is switched off"
     elif place.scheme in proxies:
         slow_because = f"a proxy is configured for {place.scheme}"
-    elif limits.s3_requester_pays:
+    elif pays:
         slow_because = "requests are to be paid by the requester"
     elif customer_key is not None:
         slow_because = "objects are encrypted by a key of yours (SSE-C)"
@@ -334,13 +378,16 @@ class _NoBody(io.BytesIO):
         return iter(())
 
 
-def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple[str, str]:
+def _prepare_request(
+    session: Session, bucket: str, region: str | None, endpoint_url: str | None, section: Any
+) -> tuple[str, str]:
     """Returns URL and Authorization header of a GET of the key `k`, or of the list of buckets, as botocore would send it.
 
     A presigned URL would be simpler and is wrong: botocore presigns for the global endpoint whatever the region is.
     """
     from botocore.awsrequest import AWSResponse
     from botocore.compat import HTTPHeaders
+    from botocore.config import Config
 
     prepared: list[tuple[str, str]] = []
 
@@ -353,7 +400,12 @@ def _prepare_request(session: Session, bucket: str, region: str | None) -> tuple
     # Keys that are no secret: what is signed here is looked at and thrown away.
     placeholder = "none"
     made = session.create_client(
-        "s3", region_name=region, aws_access_key_id=placeholder, aws_secret_access_key=placeholder
+        "s3",
+        region_name=region,
+        endpoint_url=endpoint_url,
+        aws_access_key_id=placeholder,
+        aws_secret_access_key=placeholder,
+        config=Config(s3=section or None),
     )
     client = cast("S3Client", made)
     client.meta.events.register("before-send.s3", answer)

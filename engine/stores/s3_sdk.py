@@ -353,6 +353,7 @@ def _make_client(spec: S3Spec, region: str | None) -> S3Client:
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "ignore_configured_endpoint_urls": options.endpoint_url is None,
+        "user_agent": spec.user_agent,
     }
     made = session.create_client(
         "s3",

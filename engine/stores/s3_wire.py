@@ -53,6 +53,9 @@ class S3Wire:
         self.on_expired = on_expired
         self.origin = Origin(spec.host, spec.port, spec.scheme == "https", spec.ca_bundle)
         self._host = spec.host_header
+        agent = "" if spec.user_agent is None else f"\r\nUser-Agent: {spec.user_agent}"
+        self._opening = f" HTTP/1.1\r\nHost: {self._host}{agent}\r\n"
+        """What follows the target of every request."""
         self._base = spec.path_prefix + "/"
         self._spec = spec
         self._successor: Any = None
@@ -105,7 +108,7 @@ class S3Wire:
         # If-Match compares strongly, so a weak ETag would never match. Source: RFC 9110 §13.1.1.
         if version is not None and not version.startswith("W/"):
             lines += f'If-Match: "{version}"\r\n'
-        return f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{lines}\r\n".encode()
+        return f"GET {path}{self._opening}{lines}\r\n".encode()
 
     def request(self, method: str, key: str, params: Iterable[tuple[str, str]] = (), headers: Headers = ()) -> bytes:
         """Returns a request without a body, for `Exchange`s."""
@@ -115,7 +118,7 @@ class S3Wire:
         target = f"{path}?{query}" if query else path
         # DELETE without Content-Length: allowed by RFC 9112 §6.3, but some servers wait for a body.
         length = "Content-Length: 0\r\n" if method == "DELETE" else ""
-        return f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}{length}\r\n".encode()
+        return f"{method} {target}{self._opening}{lines}{length}\r\n".encode()
 
     def document(
         self, method: str, key: str = "", params: Iterable[tuple[str, str]] = (), headers: Headers = (), body: bytes = b""
@@ -126,7 +129,7 @@ class S3Wire:
         payload_hash = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         lines = self._sign(method, path, query, payload_hash, headers)
         target = f"{path}?{query}" if query else path
-        head = f"{method} {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {target}{self._opening}{lines}Content-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
     def payload_hash(self, data: memoryview) -> str:
@@ -142,7 +145,7 @@ class S3Wire:
         query = encode_query(params)
         lines = self._sign("PUT", path, query, payload_hash, headers)
         target = f"{path}?{query}" if query else path
-        return f"PUT {target} HTTP/1.1\r\nHost: {self._host}\r\n{lines}Content-Length: {length}\r\n\r\n".encode()
+        return f"PUT {target}{self._opening}{lines}Content-Length: {length}\r\n\r\n".encode()
 
     def successor(self) -> Any:
         """As `Wire.successor`: the SDK lane, which finds buckets in other regions."""
