@@ -34,6 +34,11 @@ def _stored(data: bytes) -> _Stored:
     return _Stored(data, f"v{next(_versions)}", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
+def forget(root: str) -> None:
+    """Drops a bucket with all its objects."""
+    _buckets.pop(root, None)
+
+
 class MemoryWire:
     """Copies objects into slots."""
 
