@@ -96,10 +96,10 @@ def decode(algorithm: str, text: bytes) -> int | None:
 class RunningSum:
     """The sum of an object's beginning, and what the whole must have."""
 
-    __slots__ = ("_expected", "_position", "_sum", "_value")
+    __slots__ = ("_position", "_sum", "_value", "expected")
 
     def __init__(self, expected: Checksum) -> None:
-        self._expected = expected
+        self.expected = expected
         self._sum = sum_function(expected.algorithm)
         self._position = 0
         self._value = 0
@@ -116,8 +116,8 @@ class RunningSum:
             ChecksumMismatchError: These are not its bytes.
         """
         self._add(out, size)
-        if self._value != self._expected.value:
-            raise_mismatch(self._expected, self._value)
+        if self._value != self.expected.value:
+            raise_mismatch(self.expected, self._value)
 
     def _add(self, out: memoryview, stop: int) -> None:
         self._value = self._sum(out[self._position : stop], self._value)

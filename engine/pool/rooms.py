@@ -114,7 +114,7 @@ class Rooms:
             return view
         try:
             # An empty object never asked for room, and one that is smaller than its guess moves to memory of its own size.
-            exact = self._exact_view(num)
+            exact = self.new_view(num)
         except InsufficientMemoryError:
             if view is None:
                 raise
@@ -141,19 +141,25 @@ class Rooms:
 
     def empty_view(self) -> BytesView:
         """Returns a view of no bytes."""
-        return self._exact_view(0)
+        return self.new_view(0)
 
-    def close(self) -> None:
-        """Closes the segment's descriptor; views that exist stay readable."""
-        with self._lock:
-            self.arena.close()
+    def new_view(self, num: int) -> BytesView:
+        """Returns a view of `num` bytes, to be filled.
 
-    def _exact_view(self, num: int) -> BytesView:
+        Raises:
+            InsufficientMemoryError: The machine has not that much.
+            PoolClosedError: `close` came.
+        """
         taken = new_view_fetch("", None, "")
         with self._lock:
             self._room(taken, num)
         assert taken.view is not None
         return taken.view
+
+    def close(self) -> None:
+        """Closes the segment's descriptor; views that exist stay readable."""
+        with self._lock:
+            self.arena.close()
 
     def _room(self, fetch: ViewFetch, num: int) -> memoryview:
         """Makes the view before its bytes are there: whatever becomes of the request, dropping it gives the memory back."""
