@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from s3dlio.engine.config import Settings, environment, settings
 from s3dlio.engine.errors import UnsupportedError
+from s3dlio.engine.fetch.request import Fetch
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation, Store, run
 from s3dlio.engine.stores.registry import open_store
@@ -19,7 +20,7 @@ from ._errors import BUCKET_MISSING, KEY_MISSING, OBJECT_MISSING, S3Exception, t
 from ._get import GetObjectStream
 from ._list import ListObjectStream
 from ._put import PutObjectStream
-from ._records import HeadObjectResult, seconds_of
+from ._records import HeadObjectResult, head_of, head_of_object
 
 T = TypeVar("T")
 
@@ -175,8 +176,9 @@ class MountpointS3Client:
         """
         with translated(OBJECT_MISSING):
             store, _, key = self.place(bucket, key)
-            found = self._run(store.stat(key))
-            return HeadObjectResult(found.etag or "", found.size, seconds_of(found.last_modified), found.storage_class)
+            if isinstance(store, S3Store):
+                return head_of(self.run(store.stat_details(key)))
+            return head_of_object(self.run(store.stat(key)))
 
     def delete_object(self, bucket: str, key: str) -> None:
         """Deletes an object; a missing one is no error.
@@ -186,7 +188,7 @@ class MountpointS3Client:
         """
         with translated(BUCKET_MISSING):
             store, _, key = self.place(bucket, key)
-            self._run(store.delete(key))
+            self.run(store.delete(key))
 
     def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str) -> None:
         """Copies an object within the store.
@@ -203,11 +205,24 @@ class MountpointS3Client:
         with translated(OBJECT_MISSING):
             source, uri, raw_key = self.place(src_bucket, unquote(src_key))
             store, _, key = self.place(dst_bucket, dst_key)
-            if not self._run(store.copy(key, source, raw_key)):
+            if not self.run(store.copy(key, source, raw_key)):
                 raise UnsupportedError(f"{source.root} cannot copy to {store.root} without the bytes coming by here", uri=uri)
 
-    def _run(self, operation: Operation[T]) -> T:
-        return run(operation, lambda fetch: inline_fetcher().run(fetch, limits=self.limits))
+    def run(self, operation: Operation[T]) -> T:
+        """Drives an operation of a store to its end, by the limits of this client.
+
+        Raises:
+            S3dlioError: As the operation says.
+        """
+        return run(operation, self.drive)
+
+    def drive(self, fetch: Fetch) -> Fetch:
+        """Drives one request to its end; a `Runner`.
+
+        Raises:
+            S3dlioError: The request's error.
+        """
+        return inline_fetcher().run(fetch, self.limits)
 
 
 def _limits(part_size: int, max_attempts: int) -> Settings:
