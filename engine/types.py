@@ -70,6 +70,28 @@ class ListEntry(msgspec.Struct, frozen=True, gc=False):
         return self.size is None
 
 
+class Restore(msgspec.Struct, frozen=True, gc=False):
+    """How far an archived object is brought back to where it can be read."""
+
+    is_in_progress: bool
+    until: str | None = None
+    """When the copy that can be read goes away, as `ObjectInfo.last_modified`; None as long as there is none."""
+
+
+class ObjectDetails(msgspec.Struct, frozen=True, gc=False):
+    """What a store says of an object, word for word: what it leaves out is None."""
+
+    key: str
+    size: int
+    etag: str | None = None
+    """With the quotes that it comes in."""
+    last_modified: str | None = None
+    """As `ObjectInfo.last_modified`."""
+    storage_class: str | None = None
+    restore: Restore | None = None
+    """None for an object that is not archived, or not being restored."""
+
+
 class Container(msgspec.Struct, frozen=True, gc=False):
     """One bucket or container of an account."""
 

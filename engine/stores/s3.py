@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
 from ..errors import (
     AlreadyExistsError,
     BucketElsewhereError,
+    ConfigurationError,
     PermissionDeniedError,
     ProtocolError,
     RequestRejectedError,
     S3dlioError,
     UnsupportedError,
 )
-from ..types import Container, ListEntry, ObjectInfo, PendingUpload
+from ..fetch.sigv4 import Headers
+from ..text import clean
+from ..types import Container, ListEntry, ObjectDetails, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
 from .renewing import Renewer
 from .s3_config import AS_CONFIGURED, S3Access, S3Spec, resolve_bucket
 from .s3_copy import MAX_COPY_BYTES, copy_in_parts
+from .s3_details import DetailsPage
 from .s3_rare import MAX_DELETE_KEYS, S3RareOperations
 from .s3_upload import abort_wholly, begin_upload
 from .s3_wire import ELSEWHERE, S3Wire
@@ -33,6 +38,8 @@ from .s3_write import MAX_PUT_BYTES
 from .s3_xml import ListPage
 
 T = TypeVar("T")
+
+_STORAGE_CLASS: Final = re.compile(r"[!-~]{1,128}")
 
 _here: weakref.WeakSet[S3Store] = weakref.WeakSet()
 
@@ -132,13 +139,47 @@ class S3Store:
                 raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
             seen.add(token)
 
-    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
-        """As `Store.put`, by one PUT."""
-        return self._by_lane(lambda lane: lane.put(key, data, create_only))
+    def stat_details(self, key: str) -> Operation[ObjectDetails]:
+        """Returns what a HEAD says, word for word.
 
-    def begin_upload(self, key: str, create_only: bool = False) -> Operation[Upload]:
-        """As `Store.begin_upload`, by a multipart upload."""
-        return self._by_lane(lambda lane: begin_upload(lane, key, create_only))
+        Raises:
+            NotFoundError: As `Store.stat`.
+        """
+        return self._by_lane(lambda lane: lane.stat_details(key))
+
+    def list_details(
+        self, prefix: str, delimiter: str = "", max_keys: int = 1000, token: str | None = None
+    ) -> Operation[DetailsPage]:
+        """Returns one page of a listing, with all that the store says of objects.
+
+        Args:
+            prefix: Raw text.
+            delimiter: Keys that have it behind the prefix come as prefixes; empty for none.
+            max_keys: Objects and prefixes of a page; S3 gives 1000 at most.
+            token: What the page before says, or None for the first.
+
+        Raises:
+            ProtocolError: The page is not whole, or gives `token` again, so that the listing would never end.
+        """
+        return self._by_lane(lambda lane: lane.list_details(prefix, delimiter, max_keys, token))
+
+    def put(self, key: str, data: memoryview, create_only: bool = False, headers: Headers = ()) -> Operation[None]:
+        """As `Store.put`, by one PUT; `headers` say more of the object."""
+        return self._by_lane(lambda lane: lane.put(key, data, create_only, headers))
+
+    def begin_upload(self, key: str, create_only: bool = False, headers: Headers = ()) -> Operation[Upload]:
+        """As `Store.begin_upload`, by a multipart upload; `headers` say more of the object."""
+        return self._by_lane(lambda lane: begin_upload(lane, key, create_only, headers))
+
+    def stored_as(self, storage_class: str) -> Store:
+        """Returns this store for whoever writes: its objects are kept in another class, as `STANDARD_IA`.
+
+        Raises:
+            ConfigurationError: No class can have this name. Which there are the store says, when it is written to.
+        """
+        if _STORAGE_CLASS.fullmatch(storage_class) is None:
+            raise ConfigurationError(f"{clean(storage_class)!r} is no storage class", uri=self.root)
+        return cast("Store", _StoredAs(self, storage_class))
 
     def delete(self, key: str) -> Operation[None]:
         """As `Store.delete`."""
@@ -215,6 +256,25 @@ class S3Store:
             if other is None:
                 raise
         return (yield from begin(other))
+
+
+class _StoredAs:
+    """A bucket whose objects are written in one storage class."""
+
+    def __init__(self, store: S3Store, storage_class: str) -> None:
+        self._store = store
+        self._headers: Headers = (("x-amz-storage-class", storage_class),)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
+        """As `Store.put`."""
+        return self._store.put(key, data, create_only, self._headers)
+
+    def begin_upload(self, key: str, create_only: bool = False) -> Operation[Upload]:
+        """As `Store.begin_upload`."""
+        return self._store.begin_upload(key, create_only, self._headers)
 
 
 def list_buckets() -> Operation[list[Container]]:

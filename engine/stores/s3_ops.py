@@ -6,7 +6,6 @@ As they stand here they go by the fast lane; `s3_sdk.py` has other requests made
 from __future__ import annotations
 
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,12 @@ from ..errors import (
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
 from ..fetch.sigv4 import Headers
-from ..types import ObjectInfo
+from ..types import ObjectDetails, ObjectInfo
 from .base import Operation
+from .s3_details import WITH_RESTORES, DetailsPage, details_of_head, parse_details_page
 from .s3_sums import Sums
 from .s3_write import IF_NEW, WRITE_ID, exists_already, knows_conditions, new_write_id
-from .s3_xml import ListPage, error_from_response, parse_list_page
+from .s3_xml import ListPage, error_from_response, iso_of_http, parse_list_page
 
 if TYPE_CHECKING:
     from ..fetch.sdk_lane import Call
@@ -56,9 +56,20 @@ class S3Operations:
 
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`, by HEAD."""
+        return _describe_object(self.root + key, (yield from self._head_of_object(key)))
+
+    def stat_details(self, key: str) -> Operation[ObjectDetails]:
+        """Returns what a HEAD says, word for word.
+
+        Raises:
+            NotFoundError: As `stat`.
+        """
+        return details_of_head(key, (yield from self._head_of_object(key)), self.root + key)
+
+    def _head_of_object(self, key: str) -> Operation[ResponseHead]:
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
-        return _describe_object(self.root + key, (yield from self.head(key)))
+        return (yield from self.head(key))
 
     def head(self, key: str, with_checksum: bool = False) -> Operation[ResponseHead]:
         """Returns the head that a HEAD gives."""
@@ -68,36 +79,45 @@ class S3Operations:
 
     def list_page(self, prefix: str, recursive: bool, token: str | None) -> Operation[ListPage]:
         """Returns the page of a listing that `token` stands for, or the first."""
-        params: tuple[tuple[str, str], ...] = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
-        if not recursive:
-            params += (("delimiter", "/"),)
-        if token is not None:
-            params += (("continuation-token", token),)
+        params = _listing(prefix, "" if recursive else "/", token)
         pages: list[ListPage] = []
-        yield from self._page(params, lambda document: pages.append(parse_list_page(document, self.root)))
+        yield from self._page(params, (), lambda document: pages.append(parse_list_page(document, self.root)))
         return pages[-1]
 
-    def _page(self, params: tuple[tuple[str, str], ...], take: Callable[[bytes], None]) -> Operation[None]:
+    def list_details(self, prefix: str, delimiter: str, max_keys: int, token: str | None) -> Operation[DetailsPage]:
+        """Returns the page of a listing that `token` stands for, or the first, with all that the store says.
+
+        Raises:
+            ProtocolError: The next token is this one, so the listing would never end.
+        """
+        params = (*_listing(prefix, delimiter, token), ("max-keys", str(max_keys)))
+        pages: list[DetailsPage] = []
+        yield from self._page(params, WITH_RESTORES, lambda document: pages.append(parse_details_page(document, self.root)))
+        if token is not None and pages[-1].next_token == token:
+            raise ProtocolError("the server repeats a continuation token", uri=self.root + prefix)
+        return pages[-1]
+
+    def _page(self, params: Params, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
         """Has a listing's document taken; what `take` raises is a failure of the request, and tried again."""
-        exchange = self._exchange("GET", "", params)
+        exchange = self._exchange("GET", "", params, headers)
         exchange.check = lambda fetch: take(bytes(fetch.body))
         yield exchange
 
-    def put(self, key: str, data: memoryview, create_only: bool = False) -> Operation[None]:
-        """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces."""
+    def put(self, key: str, data: memoryview, create_only: bool = False, headers: Headers = ()) -> Operation[None]:
+        """As `Store.put`, by one PUT: 5 GiB at most, which the store enforces; `headers` say more of the object."""
         if create_only:
-            yield from self._create(key, data)
+            yield from self._create(key, data, headers)
         else:
-            yield from self.sums.send(data, lambda sums: self.writing(key, data, sums))
+            yield from self.sums.send(data, lambda sums: self.writing(key, data, sums + headers))
 
-    def _create(self, key: str, data: memoryview) -> Operation[None]:
+    def _create(self, key: str, data: memoryview, headers: Headers) -> Operation[None]:
         """Writes an object that must be new.
 
         Raises:
             AlreadyExistsError: There is one, and it is not what an earlier attempt of this very call has written.
         """
         write_id = new_write_id()
-        headers = (IF_NEW, (WRITE_ID, write_id))
+        headers += (IF_NEW, (WRITE_ID, write_id))
         # Summed before anything is asked: an operation's first step is the one that may take long.
         request = self.writing(key, data, self.sums.of(data) + headers)
         yield from self.refuse_existing(key)
@@ -170,6 +190,13 @@ class S3Operations:
         yield self._exchange("DELETE", key)
 
 
+def _listing(prefix: str, delimiter: str, token: str | None) -> Params:
+    params: Params = (("encoding-type", "url"), ("list-type", "2"), ("prefix", prefix))
+    if delimiter:
+        params += (("delimiter", delimiter),)
+    return params if token is None else (*params, ("continuation-token", token))
+
+
 def refuse_error(document: bytes, uri: str) -> None:
     """Raises what an `<Error>` document says that came as a success (case N12); all others pass."""
     if b"<Error>" in document[:_MAX_PROLOGUE_BYTES]:
@@ -187,7 +214,7 @@ def _describe_object(uri: str, head: ResponseHead) -> ObjectInfo:
         size=head.length,
         version=etag,
         etag=etag,
-        last_modified=_iso(get(b"last-modified")),
+        last_modified=iso_of_http(get(b"last-modified")),
         content_type=get(b"content-type"),
         content_language=get(b"content-language"),
         content_encoding=get(b"content-encoding"),
@@ -206,11 +233,3 @@ def _describe_object(uri: str, head: ResponseHead) -> ObjectInfo:
             if name.startswith(_METADATA)
         },
     )
-
-
-def _iso(date: str | None) -> str | None:
-    """Returns an HTTP date as ISO-8601 in UTC; None for none, and for what is no date."""
-    try:
-        return parsedate_to_datetime(date).strftime("%Y-%m-%dT%H:%M:%SZ") if date else None
-    except (ValueError, OverflowError):
-        return None

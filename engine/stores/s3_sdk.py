@@ -16,17 +16,14 @@ import base64
 import io
 import os
 import re
-import threading
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from ..errors import (
     AuthenticationError,
     BucketElsewhereError,
-    CertificateError,
     ConfigurationError,
     ConnectFailedError,
     NotFoundError,
@@ -36,7 +33,7 @@ from ..errors import (
     TruncatedBodyError,
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES
-from ..fetch.http1 import ResponseHead, format_range, parse_head
+from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.loan import Loan
 from ..fetch.request import Fetch
 from ..fetch.sdk_lane import Call, Stream
@@ -48,6 +45,7 @@ from .s3_config import S3Spec
 from .s3_ops import Params, S3Operations
 from .s3_wire import log_slow_lane, with_identity
 from .s3_xml import Refusal, error_from_refusal
+from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -79,13 +77,10 @@ class S3SdkWire:
         """Opens a bucket; the arguments are those of `S3Wire`."""
         self._renew = renew
         self.on_expired = on_expired
-        self._lock = threading.Lock()
+        self._clients = KeptClient(_make_client)
         self._region: str | None = None
         """Where the bucket turned out to be, if that is not where it was configured."""
-        self._made: tuple[_Setup, str | None, S3Client] | None = None
-        """A client, and what it was made of."""
         self.use(spec)
-        _wires.add(self)
 
     def use(self, spec: S3Spec) -> None:
         """Signs with the credentials of `spec` from now on."""
@@ -137,41 +132,15 @@ class S3SdkWire:
         setup, region = self.setup, self._region
         try:
             with _translated(uri, setup.spec, self.on_expired):
-                return function(self._client(setup, region))
+                return function(self._clients.get(setup.spec, region))
         except BucketElsewhereError as error:
             other = error.region
             if other is None or region is not None or _REGION.fullmatch(other) is None:
                 raise
         with _translated(uri, setup.spec, self.on_expired):
-            found = function(self._client(setup, other))
+            found = function(self._clients.get(setup.spec, other))
         self._region = other
         return found
-
-    def _client(self, setup: _Setup, region: str | None) -> S3Client:
-        """Returns the client for an identity and a region, made at the first call (0.3 s)."""
-        with self._lock:
-            if self._made is None or self._made[:2] != (setup, region):
-                self._made = (setup, region, _make_client(setup.spec, region))
-            return self._made[2]
-
-    def abandon(self) -> None:
-        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
-        self._lock = threading.Lock()
-        if self._made is not None:
-            _inherited.append(self._made[2])
-            self._made = None
-
-
-_wires: weakref.WeakSet[S3SdkWire] = weakref.WeakSet()
-_inherited: list[S3Client] = []
-
-
-def _abandon_all() -> None:
-    for wire in list(_wires):
-        wire.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
 
 
 @contextmanager
@@ -232,8 +201,12 @@ class S3SdkOperations(S3Operations):
         done = yield self._call(key, lambda client: client.head_object(**given))
         return self.answer(done)
 
-    def _page(self, params: tuple[tuple[str, str], ...], take: Callable[[bytes], None]) -> Operation[None]:
+    def _page(self, params: Params, headers: Headers, take: Callable[[bytes], None]) -> Operation[None]:
         given: dict[str, Any] = {_LIST_ARGUMENTS[name]: value for name, value in params if name in _LIST_ARGUMENTS}
+        if "MaxKeys" in given:
+            given["MaxKeys"] = int(given["MaxKeys"])
+        if headers:
+            given["OptionalObjectAttributes"] = [value for _, value in headers]
         yield self._looked_into("", lambda client: client.list_objects_v2(**self.wire.setup.pays, **given), take)
 
     def _looked_into(self, key: str, ask: Callable[[S3Client], Any], take: Callable[[bytes], None]) -> Call:
@@ -297,12 +270,14 @@ _HEADER_ARGUMENTS: Final = {
     "x-amz-checksum-crc64nvme": "ChecksumCRC64NVME",
     "x-amz-checksum-type": "ChecksumType",
     "x-amz-mp-object-size": "MpuObjectSize",
+    "x-amz-storage-class": "StorageClass",
 }
 _LIST_ARGUMENTS: Final = {
     "prefix": "Prefix",
     "delimiter": "Delimiter",
     "continuation-token": "ContinuationToken",
     "encoding-type": "EncodingType",
+    "max-keys": "MaxKeys",
 }
 DOCUMENT: Final = "s3dlio-document"
 """Where the document of an answer is among what botocore returns."""
@@ -390,17 +365,13 @@ def _headers(response: Any) -> dict[str, str]:
 
 def _head_of(response: dict[str, Any]) -> ResponseHead:
     """Returns the head that botocore has taken apart, as the fast lane would have read it."""
-    status = response["ResponseMetadata"]["HTTPStatusCode"]
-    lines = "".join(f"{name}: {value}\r\n" for name, value in _headers(response).items() if name != "transfer-encoding")
-    return parse_head(f"HTTP/1.1 {status} OK\r\n{lines}\r\n".encode("latin-1", "replace"))
+    return head_of(response["ResponseMetadata"]["HTTPStatusCode"], _headers(response).items())
 
 
 def _read_chunks(response: dict[str, Any]) -> io.BytesIO:
     """Reads a body of unknown length, as a proxy may send it, and notes its length in the headers."""
-    data = response["Body"].read(MAX_CHUNKED_BYTES + 1)
-    response["Body"].close()
-    if len(data) > MAX_CHUNKED_BYTES:
-        raise ProtocolError(f"the body is longer than {MAX_CHUNKED_BYTES} bytes")
+    with closing(response["Body"]) as body:
+        data = read_bounded(body.read, MAX_CHUNKED_BYTES)
     _headers(response)["content-length"] = str(len(data))
     return io.BytesIO(data)
 
@@ -428,19 +399,10 @@ def _plain(text: Any) -> str:
 
 
 def _translate(error: Any, uri: str) -> S3dlioError:
-    """Returns what an error of botocore means. Its own text may hold a URL with a password, or what was sent, and is not passed on."""
-    names = [cls.__name__ for cls in type(error).__mro__]
-    if names[0] == "SSLError" and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return CertificateError(
-            "the server's certificate is refused; if it is your own, name its issuer in AWS_CA_BUNDLE", uri=uri, cause=names[0]
-        )
-    for cause, (kind, text) in _MEANINGS.items():
-        if cause in names:
-            return kind(text, uri=uri, cause=names[0])
-    return ConnectFailedError("botocore could not make the request", uri=uri, cause=names[0])
+    return meaning_of(error, uri, _MEANINGS, (ConnectFailedError, "botocore could not make the request"), "AWS_CA_BUNDLE")
 
 
-_MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
+_MEANINGS: Final[Meanings] = {
     "ConnectTimeoutError": (StoreTimeoutError, "the store did not accept a connection in time"),
     "ReadTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
     "SSLError": (ConnectFailedError, "the TLS handshake failed"),

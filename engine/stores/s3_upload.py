@@ -42,8 +42,8 @@ _MAX_ABORTS: Final = 5
 """Every one but the first is for parts that arrived after the one before."""
 
 
-def begin_upload(lane: S3RareOperations, key: str, create_only: bool) -> Operation[S3Upload]:
-    """As `Store.begin_upload`.
+def begin_upload(lane: S3RareOperations, key: str, create_only: bool, headers: Headers = ()) -> Operation[S3Upload]:
+    """As `Store.begin_upload`; `headers` say more of the object.
 
     Raises:
         AlreadyExistsError: There is an object already that can be seen, and it was to be new; `complete` finds those that come later.
@@ -57,7 +57,7 @@ def begin_upload(lane: S3RareOperations, key: str, create_only: bool) -> Operati
         try:
             yield from lane.begin_parts(
                 key,
-                ((WRITE_ID, write_id), *_kind_of_sum(algorithm)),
+                ((WRITE_ID, write_id), *_kind_of_sum(algorithm), *headers),
                 lambda document: begun.append(parse_begun(document, lane.root + key)),
             )
         except S3dlioError as error:

@@ -17,6 +17,7 @@ import html
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote_plus
@@ -80,10 +81,10 @@ def parse_list_page(body: bytes, bucket_root: str) -> ListPage:
     is_encoded = root.findtext(space + "EncodingType") == "url"
     try:
         entries = _read_entries(root, space, bucket_root, is_encoded)
-        prefixes = _read_prefixes(root, space, bucket_root, is_encoded)
+        prefixes = read_prefixes(root, space, bucket_root, is_encoded)
     except ValueError as error:
         raise ProtocolError(f"the listing is malformed: {clean(str(error))}", uri=bucket_root) from None
-    return ListPage(entries, prefixes, _read_token(root, space, bucket_root))
+    return ListPage(entries, prefixes, read_token(root, space, bucket_root))
 
 
 def open_document(body: bytes, name: str, uri: str, alias: str = "") -> tuple[ET.Element, str]:
@@ -137,7 +138,8 @@ def _read_entries(root: ET.Element, space: str, bucket_root: str, is_encoded: bo
     return entries
 
 
-def _read_prefixes(root: ET.Element, space: str, bucket_root: str, is_encoded: bool) -> list[str]:
+def read_prefixes(root: ET.Element, space: str, bucket_root: str, is_encoded: bool) -> list[str]:
+    """Returns the `<CommonPrefixes>`, each behind `bucket_root`; a ValueError says what is wrong with one."""
     prefixes = []
     for item in root.iterfind(space + "CommonPrefixes"):
         prefix = item.findtext(space + "Prefix")
@@ -147,7 +149,7 @@ def _read_prefixes(root: ET.Element, space: str, bucket_root: str, is_encoded: b
     return prefixes
 
 
-def _read_token(root: ET.Element, space: str, bucket_root: str) -> str | None:
+def read_token(root: ET.Element, space: str, bucket_root: str) -> str | None:
     """Returns the continuation token, which is opaque and never percent-encoded."""
     if root.findtext(space + "IsTruncated") == "false":
         return None
@@ -165,6 +167,14 @@ def normalise_time(text: str) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def iso_of_http(date: str | None) -> str | None:
+    """Returns the date of a header as ISO-8601 in UTC; None for none, and for what is no date."""
+    try:
+        return parsedate_to_datetime(date).strftime("%Y-%m-%dT%H:%M:%SZ") if date else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def parse_error(body: bytes) -> tuple[str | None, str, str | None]:
