@@ -14,9 +14,6 @@ Everything here blocks, and runs in the threads of `fetch/threads.py`.
 from __future__ import annotations
 
 import io
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import (
     AuthenticationError,
-    CertificateError,
     ConnectFailedError,
     MissingExtraError,
     ProtocolError,
@@ -33,7 +29,7 @@ from ..errors import (
     TruncatedBodyError,
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES, MAX_ERROR_BODY_BYTES
-from ..fetch.http1 import ResponseHead, parse_head
+from ..fetch.http1 import ResponseHead
 from ..fetch.loan import Loan
 from ..fetch.sdk_lane import Call, Stream
 from ..fetch.shared_key import Pairs, check_headers
@@ -55,6 +51,7 @@ from .azure_wire import (
 from .azure_xml import error_from_refusal
 from .base import Operation
 from .quiet import quiet
+from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient
@@ -75,11 +72,8 @@ class AzureSdkWire:
         """Opens a container; the arguments are those of `S3Wire`."""
         self._renew = renew
         self.on_expired = on_expired
-        self._lock = threading.Lock()
-        self._made: tuple[AzureSpec, BlobServiceClient] | None = None
-        """A client, and what it was made of."""
+        self._client = KeptClient(_make_client)
         self.use(spec)
-        _wires.add(self)
 
     def use(self, spec: AzureSpec) -> None:
         """Asks with the credentials of `spec` from now on."""
@@ -111,7 +105,8 @@ class AzureSdkWire:
         response = self._send(method, self._path(key, query), query, headers, payload, uri)
         with _translated(uri):
             num_bytes = len(_read_all(response, _MAX_BODY_BYTES))
-        return _head_of(response, None if method == "HEAD" else num_bytes)
+        has_length = method == "HEAD" and "transfer-encoding" not in response.headers
+        return _head_of(response, None if has_length else num_bytes)
 
     def ask_for_list(self, query: Pairs) -> bytes:
         """Sends a GET about the container, or, where there is none, the account; returns its answer's body.
@@ -156,7 +151,7 @@ class AzureSdkWire:
     def _request(
         self, spec: AzureSpec, method: str, path: str, query: Pairs, headers: Pairs, payload: Loan | None
     ) -> tuple[Any, Any]:
-        client = self._client(spec)
+        client = self._client.get(spec)
         from azure.core.pipeline.transport import HttpRequest
 
         text = encode_query(query)
@@ -169,32 +164,6 @@ class AzureSdkWire:
             request.set_bytes_body(b"")
         # There is no public way to send a request of one's own; this one is as old as the package.
         return client._pipeline, request
-
-    def _client(self, spec: AzureSpec) -> BlobServiceClient:
-        """Returns the client for an identity, made at the first call (0.4 s)."""
-        with self._lock:
-            if self._made is None or self._made[0] is not spec:
-                self._made = (spec, _make_client(spec))
-            return self._made[1]
-
-    def abandon(self) -> None:
-        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
-        self._lock = threading.Lock()
-        if self._made is not None:
-            _inherited.append(self._made[1])
-            self._made = None
-
-
-_wires: weakref.WeakSet[AzureSdkWire] = weakref.WeakSet()
-_inherited: list[BlobServiceClient] = []
-
-
-def _abandon_all() -> None:
-    for wire in list(_wires):
-        wire.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
 
 
 class AzureSdkOperations(AzureOperations):
@@ -241,21 +210,13 @@ class _Body:
 
 def _read_all(response: Any, bound: int) -> bytes:
     try:
-        data = bytes(response.raw.read(bound + 1, decode_content=False))
+        return read_bounded(partial(response.raw.read, decode_content=False), bound)
     finally:
         response.close()
-    if len(data) > bound:
-        raise ProtocolError(f"the body is longer than {bound} bytes")
-    return data
 
 
 def _head_of(response: Any, num_bytes: int | None = None) -> ResponseHead:
-    """Returns the head that the transport has taken apart, as the fast lane would have read it."""
-    fields = {name.lower(): value for name, value in response.headers.items()}
-    if fields.pop("transfer-encoding", None) is not None or num_bytes is not None:
-        fields["content-length"] = str(num_bytes or 0)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return parse_head(f"HTTP/1.1 {response.status_code} OK\r\n{lines}\r\n".encode("latin-1", "replace"))
+    return head_of(response.status_code, response.headers.items(), num_bytes)
 
 
 def _base_url(spec: AzureSpec) -> str:
@@ -336,19 +297,14 @@ def _translate(error: Exception, uri: str) -> S3dlioError | None:
     names = [cls.__name__ for cls in type(error).__mro__]
     if not {"AzureError", "HTTPError", "RequestException", "ValueError"} & set(names):
         return None
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        text = "the server's certificate is refused; if it is your own, name its issuer in REQUESTS_CA_BUNDLE"
-        return CertificateError(text, uri=uri, cause=names[0])
-    if "Cannot connect to proxy" in str(error):
-        text = "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
-        return ConnectFailedError(text, uri=uri, cause=names[0])
-    for cause, (kind, text) in _MEANINGS.items():
-        if cause in names:
-            return kind(text, uri=uri, cause=names[0])
-    return ConnectFailedError("the SDK could not make the request", uri=uri, cause=names[0])
+    otherwise = _NO_PROXY if "Cannot connect to proxy" in str(error) else _BROKEN
+    meanings = {} if otherwise is _NO_PROXY else _MEANINGS
+    return meaning_of(error, uri, meanings, otherwise, "REQUESTS_CA_BUNDLE")
 
 
-_MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
+_NO_PROXY: Final = (ConnectFailedError, "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+_BROKEN: Final = (ConnectFailedError, "the SDK could not make the request")
+_MEANINGS: Final[Meanings] = {
     "AzureSigningError": (AuthenticationError, "the account key is no base64 text; copy it whole, without spaces or line ends"),
     "ServiceRequestTimeoutError": (StoreTimeoutError, "the store did not accept a connection in time"),
     "ServiceResponseTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),

@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..errors import (
-    CertificateError,
     ConfigurationError,
     ConnectFailedError,
     MissingExtraError,
@@ -33,7 +29,7 @@ from ..errors import (
     TruncatedBodyError,
 )
 from ..fetch.answer import MAX_CHUNKED_BYTES
-from ..fetch.http1 import ResponseHead, format_range, parse_head
+from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.request import Fetch
 from ..fetch.sdk_lane import Call, Stream
 from .base import Operation
@@ -42,6 +38,7 @@ from .gcs_errors import MAX_ERROR_BODY_BYTES
 from .gcs_ops import GcsOperations
 from .gcs_wire import AS_STORED, GcsWire
 from .quiet import quiet
+from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded
 
 if TYPE_CHECKING:
     from google.cloud.storage import Client
@@ -64,10 +61,7 @@ class GcsSdkWire(GcsWire):
         """Opens a bucket; the arguments are those of `GcsWire`."""
         super().__init__(spec, renew, on_expired)
         self.origin = None
-        self._lock = threading.Lock()
-        self._made: tuple[GcsSpec, Client] | None = None
-        """A client, and what it was made of."""
-        _wires.add(self)
+        self._client = KeptClient(_make_client)
 
     def open(self, key: str, start: int, end: int | None, version: str | None, with_checksum: bool) -> tuple[ResponseHead, Stream]:
         """As `SdkWire.open`."""
@@ -77,7 +71,7 @@ class GcsSdkWire(GcsWire):
         if "content-length" in answer.headers:
             return _head_of(answer, None), _Body(answer.raw, uri)
         with _translated(uri), answer:
-            data = _read_all(answer.raw, MAX_CHUNKED_BYTES)
+            data = read_bounded(answer.raw.read, MAX_CHUNKED_BYTES)
         return _head_of(answer, len(data)), _Body(io.BytesIO(data), uri)
 
     def exchange(self, uri: str, method: str, target: str, lines: str, body: bytes) -> _Answer:
@@ -88,7 +82,7 @@ class GcsSdkWire(GcsWire):
         """
         answer = self._send(uri, method, target, lines, body)
         with _translated(uri), answer:
-            data = _read_all(answer.raw, _MAX_ANSWER_BYTES)
+            data = read_bounded(answer.raw.read, _MAX_ANSWER_BYTES)
         return _head_of(answer, len(data)), data
 
     def _send(self, uri: str, method: str, target: str, lines: str, body: bytes | None) -> Any:
@@ -99,7 +93,7 @@ class GcsSdkWire(GcsWire):
         headers = dict(line.split(": ", 1) for line in lines.split("\r\n") if line)
         # What requests would say unasked, and for what it would not.
         headers.setdefault("Accept-Encoding", "identity")
-        client = self._client(spec)
+        client = self._client.get(spec)
         with _translated(uri):
             answer = client._http.request(
                 method,
@@ -115,32 +109,6 @@ class GcsSdkWire(GcsWire):
         with _translated(uri), answer:
             data = answer.raw.read(MAX_ERROR_BODY_BYTES)
         raise self.error(_head_of(answer, len(data)), data, uri, 1)
-
-    def _client(self, spec: GcsSpec) -> Client:
-        """Returns the client for an identity, made at the first call (0.4 s)."""
-        with self._lock:
-            if self._made is None or self._made[0] is not spec:
-                self._made = (spec, _make_client(spec))
-            return self._made[1]
-
-    def abandon(self) -> None:
-        """In a forked child: the client's connections are the parent's, and are neither used nor closed."""
-        self._lock = threading.Lock()
-        if self._made is not None:
-            _inherited.append(self._made[1])
-            self._made = None
-
-
-_wires: weakref.WeakSet[GcsSdkWire] = weakref.WeakSet()
-_inherited: list[Client] = []
-
-
-def _abandon_all() -> None:
-    for wire in list(_wires):
-        wire.abandon()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
 
 
 class _Body:
@@ -263,20 +231,13 @@ def _translated(uri: str) -> Iterator[None]:
 
 
 def _translate(error: Exception, uri: str) -> S3dlioError:
-    names = [cls.__name__ for cls in type(error).__mro__]
-    if "SSLError" in names and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return CertificateError(
-            "the server's certificate is refused; if it is your own, name its issuer in REQUESTS_CA_BUNDLE", uri=uri, cause=names[0]
-        )
-    for cause, (kind, text) in _MEANINGS.items():
-        if cause in names:
-            return kind(text, uri=uri, cause=names[0])
-    if isinstance(error, ValueError) and not isinstance(error, OSError):
-        return ProtocolError("the SDK can make no sense of the answer, or of the request", uri=uri, cause=names[0])
-    return ConnectFailedError("the connection could not be made, or broke", uri=uri, cause=names[0])
+    otherwise = _NO_SENSE if isinstance(error, ValueError) and not isinstance(error, OSError) else _BROKEN
+    return meaning_of(error, uri, _MEANINGS, otherwise, "REQUESTS_CA_BUNDLE")
 
 
-_MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
+_NO_SENSE: Final = (ProtocolError, "the SDK can make no sense of the answer, or of the request")
+_BROKEN: Final = (ConnectFailedError, "the connection could not be made, or broke")
+_MEANINGS: Final[Meanings] = {
     "ConnectTimeout": (StoreTimeoutError, "the store did not accept a connection in time"),
     "ReadTimeout": (StoreTimeoutError, "the store sent nothing in time"),
     "ReadTimeoutError": (StoreTimeoutError, "the store sent nothing in time"),
@@ -289,17 +250,5 @@ _MEANINGS: Final[dict[str, tuple[type[S3dlioError], str]]] = {
 }
 
 
-def _read_all(raw: Any, max_bytes: int) -> bytes:
-    data = bytes(raw.read(max_bytes + 1))
-    if len(data) > max_bytes:
-        raise ProtocolError(f"the body is longer than {max_bytes} bytes")
-    return data
-
-
 def _head_of(answer: Any, num_bytes: int | None) -> ResponseHead:
-    """Returns the head that the session has taken apart, as the fast lane would have read it, with the length of a body in chunks."""
-    left_out = {"transfer-encoding"} if num_bytes is None else {"transfer-encoding", "content-length"}
-    lines = "".join([f"{name}: {value}\r\n" for name, value in answer.raw.headers.items() if name.lower() not in left_out])
-    if num_bytes is not None:
-        lines += f"content-length: {num_bytes}\r\n"
-    return parse_head(f"HTTP/1.1 {answer.status_code} OK\r\n{lines}\r\n".encode("latin-1", "replace"))
+    return head_of(answer.status_code, answer.raw.headers.items(), num_bytes)

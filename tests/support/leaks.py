@@ -147,7 +147,10 @@ def _without_foreign_files(found: Snapshot) -> Snapshot:
     """Leaves out the /dev/shm entries of other programs on this machine: those that a process outside our tree holds."""
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     held_by = {path: path_holders(path) for path in found.files}
-    files = Counter({path: n for path, n in found.files.items() if not held_by[path] or held_by[path] & ours})
+    # What nobody holds may be gone by now: its process ended while it was looked for.
+    files = Counter(
+        {path: n for path, n in found.files.items() if held_by[path] & ours or (not held_by[path] and os.path.lexists(path))}
+    )
     return Snapshot(found.fds, found.threads, found.children, files)
 
 
