@@ -1,1 +1,22 @@
-"""Objects as files to read: in one stream, by ranges, or as a load plan of torch.distributed.checkpoint asks for them."""
+"""Readers: one object of a store as a read-only binary file, in three ways of fetching it."""
+
+from .constructor import DCPOptimizedConstructor, S3ReaderConstructor
+from .dcp_optimized import DCPOptimizedS3Reader, ItemRange, RangeGroup
+from .protocol import DCPS3ReaderConstructorProtocol, GetStreamCallable, S3ReaderConstructorProtocol
+from .ranged import RangedS3Reader
+from .s3reader import S3Reader
+from .sequential import SequentialS3Reader
+
+__all__ = [
+    "DCPOptimizedConstructor",
+    "DCPOptimizedS3Reader",
+    "DCPS3ReaderConstructorProtocol",
+    "GetStreamCallable",
+    "ItemRange",
+    "RangeGroup",
+    "RangedS3Reader",
+    "S3Reader",
+    "S3ReaderConstructor",
+    "S3ReaderConstructorProtocol",
+    "SequentialS3Reader",
+]

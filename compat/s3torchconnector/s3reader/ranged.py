@@ -1,0 +1,132 @@
+"""The reader for pieces of large objects: each read is a request of its own, small ones through a buffer."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from s3dlio.engine.memory.view import BytesView
+
+from ._arguments import check_size, room_in
+from ._buffered import BufferedS3Reader
+from ._streams import Streams, name_of
+
+if TYPE_CHECKING:
+    from ...s3torchconnectorclient._mountpoint_s3_client import GetObjectStream
+    from .protocol import GetObjectInfo
+
+DEFAULT_BUFFER_SIZE: Final = 8 * 1024 * 1024
+_LINES_BUFFER_BYTES: Final = 64 * 1024
+"""What is asked for at once where lines are read without a buffer: a request for each would cost far more than these bytes."""
+
+
+class RangedS3Reader(BufferedS3Reader):
+    """Reads what is asked for and little else. It needs the object's size, from a listing or by a HEAD, before the first read.
+
+    A read of at least `buffer_size` bytes is one request for them; a smaller one fetches `buffer_size` bytes, of which later
+    reads take what they find. A read that begins in the buffer and goes on behind it asks only for the rest.
+
+    `read()` of a whole object gives a `BytesView`; if the object is smaller than the buffer, that is the buffer itself, so what
+    is changed in it is changed for later reads too. All else that is read is `bytes`.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        key: str,
+        get_object_info: GetObjectInfo,
+        get_stream: Callable[[int | None, int | None], GetObjectStream],
+        buffer_size: int | None = None,
+    ) -> None:
+        """Sends nothing.
+
+        Args:
+            bucket: Not empty.
+            key: The object.
+            get_object_info: Says the size.
+            get_stream: Opens a stream of the bytes in `[start, end)`.
+            buffer_size: In bytes; None is 8 MiB, 0 none.
+        """
+        super().__init__(bucket, key, get_object_info, get_stream)
+        self._buffer_size = DEFAULT_BUFFER_SIZE if buffer_size is None else operator.index(buffer_size)
+        self._streams = Streams(name_of(bucket, key), get_stream)
+        self._buffer: Any = b""
+        """What the last request that was buffered brought, as it came."""
+        self._buffer_start = 0
+        self._buffer_end = 0
+
+    def read(self, size: int | None = None) -> Any:
+        check_size(size)
+        if self._position_at_end():
+            return b""
+        start, end = self._range(size)
+        if start >= end:
+            return b""
+        pieces = self._fetch(start, end)
+        self._position = end
+        only = pieces[0] if len(pieces) == 1 and end - start == self._get_size() else None
+        return only if isinstance(only, BytesView) else b"".join(pieces)
+
+    def readinto(self, buf: Any) -> int:
+        """Fills `buf` from the position on; returns how many bytes there were, 0 at the end.
+
+        Raises:
+            S3Exception: The store refused, the object has changed, or fewer bytes came than it has.
+            TypeError: `buf` is not writable memory.
+        """
+        room = room_in(buf)
+        if self._position_at_end() or not room:
+            return 0
+        start, end = self._range(len(room))
+        if start >= end:
+            return 0
+        filled = 0
+        for piece in self._fetch(start, end):
+            room[filled : filled + len(piece)] = memoryview(piece)
+            filled += len(piece)
+        self._position = end
+        return filled
+
+    def _reach(self, offset: int) -> int:
+        return min(offset, self._get_size())
+
+    def _window(self) -> memoryview:
+        start = self._position
+        if start >= self._get_size():
+            return memoryview(b"")
+        if not self._buffer_start <= start < self._buffer_end:
+            self._fill_buffer(start, max(self._buffer_size, _LINES_BUFFER_BYTES))
+        return memoryview(self._buffer)[start - self._buffer_start :]
+
+    def _range(self, size: int | None) -> tuple[int, int]:
+        """Returns where the next `size` bytes are: those of them that the object has."""
+        total = self._get_size()
+        start = self._position
+        return start, total if size is None or size < 0 else min(start + size, total)
+
+    def _fetch(self, start: int, end: int) -> list[Any]:
+        """Returns the bytes in `[start, end)`, of which there are some, in one or two pieces."""
+        pieces = []
+        if self._buffer_start <= start < self._buffer_end:
+            pieces.append(self._buffered(start, end))
+            start = self._buffer_end
+        if start < end:
+            if end - start >= self._buffer_size:
+                pieces.append(self._streams.read(start, end))
+            else:
+                self._fill_buffer(start, self._buffer_size)
+                pieces.append(self._buffered(start, end))
+        return pieces
+
+    def _fill_buffer(self, start: int, nbytes: int) -> None:
+        end = min(start + nbytes, self._get_size())
+        self._buffer = self._streams.read(start, end)
+        self._buffer_start, self._buffer_end = start, end
+
+    def _buffered(self, start: int, end: int) -> Any:
+        """Returns what the buffer has of `[start, end)`: all of it as it came, a piece as a memoryview."""
+        first, last = start - self._buffer_start, min(end, self._buffer_end) - self._buffer_start
+        if first == 0 and last == len(self._buffer):
+            return self._buffer
+        return memoryview(self._buffer)[first:last]

@@ -1,0 +1,129 @@
+"""The default reader: one GET of the whole object, and everything that came is kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from s3dlio.engine.memory.view import BytesView
+
+from ...s3torchconnectorclient import S3Exception
+from ._arguments import check_size, room_in
+from ._buffered import BufferedS3Reader
+from ._pieces import Pieces
+from ._streams import name_of
+
+if TYPE_CHECKING:
+    from ...s3torchconnectorclient._mountpoint_s3_client import GetObjectStream
+    from .protocol import GetObjectInfo
+
+
+class SequentialS3Reader(BufferedS3Reader):
+    """Reads the object from its beginning on and keeps it, so that going back asks for nothing again. Right for most uses.
+
+    `read()` of a whole object gives a `BytesView`: the reader's own memory, so what is changed in it is changed for later reads
+    too. All else that is read is `bytes`.
+    """
+
+    def __init__(
+        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: Callable[[], GetObjectStream]
+    ) -> None:
+        """Sends nothing.
+
+        Args:
+            bucket: Not empty.
+            key: The object.
+            get_object_info: Says the size, where a seek from the end asks for it before the end was seen.
+            get_stream: Opens the stream of the whole object. Any iterator of bytes will do; where it has `read_rest`, that
+                gives all that is left at once.
+        """
+        super().__init__(bucket, key, get_object_info, get_stream)
+        self._stream: Iterator[bytes] | None = None
+        self._pieces = Pieces()
+        self._is_complete = False
+        self._failure: str | None = None
+        """Why the stream ended before the object did: none is opened in its place, for its bytes might be another version's."""
+
+    def prefetch(self) -> None:
+        """Opens the stream, unless it was opened before.
+
+        Raises:
+            S3Exception: The store refused.
+        """
+        if self._stream is None:
+            self._stream = self._get_stream()
+
+    def read(self, size: int | None = None) -> Any:
+        check_size(size)
+        if self._position_at_end():
+            return b""
+        self.prefetch()
+        start = self._position
+        if size is None or size < 0:
+            self._fetch_to(sys.maxsize)
+            only = self._pieces.only
+            whole = start == 0 and isinstance(only, BytesView)
+            data = only if whole else self._pieces.read(start, self._pieces.nbytes)
+        else:
+            self._fetch_to(start + size)
+            data = self._pieces.read(start, start + size)
+        self._position = start + len(data)
+        return data
+
+    def readinto(self, buf: Any) -> int:
+        """Fills `buf` from the position on; returns how many bytes there were, 0 at the end.
+
+        Raises:
+            S3Exception: The store refused, or the object broke off.
+            TypeError: `buf` is not writable memory.
+        """
+        room = room_in(buf)
+        if self._position_at_end() or not room:
+            return 0
+        self._fetch_to(self._position + len(room))
+        nbytes = self._pieces.read_into(self._position, room)
+        self._position += nbytes
+        return nbytes
+
+    def _reach(self, offset: int) -> int:
+        self._fetch_to(offset)
+        return offset if self._size is None else min(offset, self._size)
+
+    def _window(self) -> memoryview:
+        self._fetch_to(self._position + 1)
+        return next(self._pieces.spans(self._position, self._pieces.nbytes), memoryview(b""))
+
+    def _fetch_to(self, stop: int) -> None:
+        """Fetches until the bytes before `stop` are here, or the object has ended."""
+        while self._pieces.nbytes < stop and not self._is_complete:
+            if self._failure is not None:
+                raise S3Exception(f"Reading {name_of(self._bucket, self._key)} broke off before: {self._failure}")
+            self.prefetch()
+            try:
+                piece = self._fetch(stop)
+            except BaseException as error:
+                if self._pieces.nbytes:
+                    self._failure = f"{type(error).__name__}: {error}"
+                else:
+                    # Nobody has seen a byte of it, so the next read may begin anew.
+                    self._stream = None
+                raise
+            if piece is not None:
+                self._pieces.append(piece)
+            if self._is_complete:
+                self._size = self._pieces.nbytes
+                self._stream = iter(())
+
+    def _fetch(self, stop: int) -> Any:
+        """Returns the next chunk, None at the end; or all that is left, where most of it is wanted."""
+        read_rest = getattr(self._stream, "read_rest", None)
+        fetched = self._pieces.nbytes
+        wants_all = stop == sys.maxsize or (self._size is not None and 2 * (stop - fetched) >= self._size - fetched)
+        if read_rest is not None and wants_all:
+            piece = read_rest()
+            self._is_complete = True
+        else:
+            piece = next(self._stream, None)
+            self._is_complete = piece is None
+        return piece
