@@ -238,19 +238,27 @@ class FetchLoop:
 
     def close(self) -> None:
         """Closes every connection; requests under way are forgotten, not finished."""
-        for connection in [*self._active.values(), *self._parked.values()]:
-            connection.close()
+        self.hang_up()
         self._idle.close()
-        self._active.clear()
-        self._parked.clear()
-        self._backlog.clear()
-        self._local.clear()
         if self._sdk is not None:
             self._sdk.close()
-        self._finished.clear()
         if self._bell is not None:
             self._bell.close()
         self._epoll.close()
+
+    def hang_up(self) -> None:
+        """Does the part of `close` that waits for nobody and takes no lock; `close` is all that may be called then.
+
+        What an SDK does goes on until then.
+        """
+        for connection in [*self._active.values(), *self._parked.values()]:
+            connection.close()
+        self._active.clear()
+        self._parked.clear()
+        self._parking.clear()
+        self._backlog.clear()
+        self._local.clear()
+        self._finished.clear()
 
     # Starting.
 

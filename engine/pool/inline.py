@@ -231,18 +231,21 @@ class InlineFetcher:
             max_connections: How many it may have open at once.
             limits: As of `run`.
         """
-        loop = self._take(max_connections, limits)
+        loop = self.borrow(max_connections, limits)
         try:
             yield loop
         except BaseException as error:
             if loop.num_unfinished or not isinstance(error, S3dlioError):
                 loop.close()
                 raise
-            self._give_back(loop)
+            self.take_back(loop)
             raise
-        self._give_back(loop)
+        self.take_back(loop)
 
-    def _take(self, max_connections: int, limits: Settings | None = None) -> FetchLoop:
+    def borrow(self, max_connections: int, limits: Settings | None = None) -> FetchLoop:
+        """As `lend`, for those who keep a loop from one call to the next, and then have `take_back` take it, without a request, or close it."""
+        if _left:
+            close_left()
         limits = limits or settings()
         try:
             loop = self._loops.pop()
@@ -253,15 +256,16 @@ class InlineFetcher:
         return loop
 
     def _make_crowd(self) -> Crowd:
-        return Crowd(self._rooms, self._take_for_crowd, self._give_back)
+        return Crowd(self._rooms, self._take_for_crowd, self.take_back)
 
     def _take_for_crowd(self) -> FetchLoop:
-        loop = self._take(1)
+        loop = self.borrow(1)
         loop.grant = self._rooms.grant
         loop.listen()
         return loop
 
-    def _give_back(self, loop: FetchLoop) -> None:
+    def take_back(self, loop: FetchLoop) -> None:
+        """Takes back what `borrow` gave."""
         loop.grant = no_space
         self._loops.append(loop)
         now_s = time.monotonic()
@@ -320,9 +324,26 @@ def _make_fetch(index: int, ref: ObjectRef | str) -> ViewFetch:
     return fetch
 
 
+_left: deque[FetchLoop] = deque()
+"""Loops whose borrower is gone. They are hung up, and have descriptors to be closed."""
+
+
+def leave(loop: FetchLoop) -> None:
+    """Takes the loop of a borrower that the garbage collector has found: perhaps in the middle of a call of this thread, so it takes no lock."""
+    loop.hang_up()
+    _left.append(loop)
+
+
+def close_left() -> None:
+    """Closes what was left of such loops."""
+    with suppress(IndexError):  # several threads may do this at once
+        while True:
+            _left.popleft().close()
+
+
 _fetcher: InlineFetcher | None = None
 _making = threading.Lock()
-_inherited: list[InlineFetcher] = []
+_inherited: list[InlineFetcher | FetchLoop] = []
 """After a fork: the parent's, kept and never touched. Closing its epoll set here would be harmless, unregistering from it would not."""
 
 
@@ -336,6 +357,11 @@ def inline_fetcher() -> InlineFetcher:
     return found
 
 
+def keep_inherited(*loops: FetchLoop) -> None:
+    """Keeps loops that a parent had borrowed at a fork, in the child."""
+    _inherited.extend(loops)
+
+
 def close_inline() -> None:
     """Closes the process's own fetcher; the next call makes another."""
     global _fetcher
@@ -343,6 +369,7 @@ def close_inline() -> None:
         fetcher, _fetcher = _fetcher, None
     if fetcher is not None:
         fetcher.close()
+    close_left()
 
 
 def _abandon() -> None:
@@ -351,6 +378,8 @@ def _abandon() -> None:
         _inherited.append(_fetcher)
     _fetcher = None
     _making = threading.Lock()
+    keep_inherited(*_left)
+    _left.clear()
 
 
 os.register_at_fork(after_in_child=_abandon)

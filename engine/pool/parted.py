@@ -57,8 +57,10 @@ class _Part(NamedTuple):
 class PartedRead:
     """A read under way. Each of its requests has it as `token`, until the request has ended."""
 
-    def __init__(self, wanted: Wanted, limits: Settings) -> None:
+    def __init__(self, wanted: Wanted, limits: Settings, number: int = 0) -> None:
         self.wanted = wanted
+        self.number = number
+        """The driver's own."""
         self.is_over = False
         self.view: BytesView | None = None
         """The bytes, once it is over."""
@@ -66,8 +68,6 @@ class PartedRead:
         """Why there are none."""
         self.is_verified = False
         """Whether the bytes have the checksum that the store gives of the whole object."""
-        self.waiting: Fetch | None = None
-        """The first request, while it waits for room."""
         self._limits = limits
         self._under_way: set[Fetch] = set()
         self._size = wanted.size
@@ -86,16 +86,6 @@ class PartedRead:
         """Whether the first request asks for the first part alone."""
         self._was_restarted = False
         self._mismatches = 0
-
-    @property
-    def num_bytes(self) -> int | None:
-        """Bytes of the view; None where that is not known yet."""
-        if self.view is not None:
-            return len(self.view)
-        if self.waiting is not None:
-            return self._end_of(self.waiting) - self.wanted.start
-        _, _, _, start, end, size, _ = self.wanted
-        return None if size is None else max(0, (size if end is None else min(end, size)) - start)
 
     def begin(self, loop: FetchLoop) -> None:
         """Hands the first requests to a loop; whatever fails ends the read."""
@@ -117,12 +107,16 @@ class PartedRead:
             self._begin_alone(loop, start + self._limits.part_bytes, is_cut=True)
 
     def grant(self, fetch: Fetch) -> memoryview | None:
-        """Gives its first request room, if that one brings everything; None where the driver is to be told (`num_bytes` is known then).
+        """Gives its first request room, if that one is to bring everything; None where the loop is to ask for it by `poll`.
 
         Raises:
             S3dlioError: There is no memory.
         """
         return process_rooms().grant(fetch) if self._brings_all(fetch) else None
+
+    def needed(self, fetch: Fetch) -> int:
+        """Returns the bytes of the view, as the head of its first request has it, which misses room."""
+        return self._end_of(fetch) - self.wanted.start
 
     def _brings_all(self, fetch: Fetch) -> bool:
         """Whether the first request is to be the only one."""
@@ -199,7 +193,7 @@ class PartedRead:
                 fetch.view = None
         if self._asking is not None:
             self._asking.close()
-        self._asking = self._asked = self.waiting = self.view = None
+        self._asking = self._asked = self.view = None
         self._parts.clear()
 
     # Beginning.
@@ -218,7 +212,6 @@ class PartedRead:
 
     def _supply(self, loop: FetchLoop, fetch: Fetch) -> None:
         """The first answer is here: makes room for all, and asks for the rest."""
-        self.waiting = None
         self._size, self._version = fetch.size, fetch.version
         if self._brings_all(fetch):
             assert isinstance(fetch, ViewFetch)
@@ -320,9 +313,8 @@ class PartedRead:
     def _verify(self, expected: Checksum, memory: memoryview) -> None:
         total = 0
         for offset, length, value in sorted(self._parts):
-            if value is None:
-                value = sum_function(expected.algorithm)(memory[offset : offset + length], 0)
-            total = combine(expected.algorithm, total, value, length) if offset else value
+            here = sum_function(expected.algorithm)(memory[offset : offset + length], 0) if value is None else value
+            total = combine(expected.algorithm, total, here, length) if offset else here
         if total != expected.value:
             raise_mismatch(expected, total)
         self.is_verified = True

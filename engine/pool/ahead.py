@@ -1,0 +1,390 @@
+"""Whole objects, fetched ahead of whoever takes them, in the calling process and without a thread.
+
+`Ahead` has a fetch loop of its own, which moves whenever somebody takes an object; between two takes the kernel's socket buffers go on
+filling.
+
+Rules:
+
+* Nothing is asked for before the first take.
+* What is fetched ahead has `max_bytes` at most, and is `2 * max_in_flight` objects at most; the object that is waited for always may be
+  fetched. One whose size nobody knew waits in its socket, when its head is here, until there is room for it.
+* What is passed over is given up. Whoever wants it all the same fetches it by itself.
+* The garbage collector may find it at any moment, also in the middle of another call of the same thread: then nothing is waited for.
+* A forked child fetches by itself what its copy was to fetch, and touches nothing of its parent's. A pickle holds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..config import settings
+from ..errors import ConfigurationError, InsufficientMemoryError
+from ..fetch.request import Fetch, State
+from ..stores.base import Store
+from .inline import InlineFetcher, inline_fetcher, keep_inherited, leave
+from .parted import PartedRead, Wanted
+
+if TYPE_CHECKING:
+    from ..config import Settings
+    from ..fetch.loop import FetchLoop
+    from ..memory.view import BytesView
+
+
+class AheadRequest(NamedTuple):
+    """One object that will be wanted."""
+
+    store: Store
+    uri: str
+    """For errors."""
+    key: str
+    size: int | None = None
+    """Where given, another size is an error."""
+    version: str | None = None
+    """Where given, another version is an error."""
+
+
+class _Entry:
+    """An object that was asked for, and is not taken yet."""
+
+    __slots__ = ("is_put_off", "num_bytes", "read", "request", "waiting")
+
+    def __init__(self, request: AheadRequest) -> None:
+        self.request = request
+        self.read: PartedRead | None = None
+        """None while it is to be begun, for the first time or anew."""
+        self.waiting: Fetch | None = None
+        """Its request that waits for room."""
+        self.num_bytes = 0
+        """What it has, or is expected to have."""
+        self.is_put_off = False
+        """Whether it is begun only when somebody waits for it, since memory was short."""
+
+    def reset(self) -> None:
+        """Has it begun anew."""
+        self.read = self.waiting = None
+
+
+class Ahead:
+    """Objects in the order in which they will be wanted. Threads may share it; one waits for the other then.
+
+    Args:
+        requests: What will be wanted, number 0 first; asked for more as there is room. An error of its own is raised to whoever takes a
+            number that it did not come to.
+        max_in_flight: Requests at once.
+        max_bytes: What may be here that nobody has taken yet, in bytes. Objects of unknown size count as the last one that was seen.
+        limits: Parts, attempts and waits; None for the settings in force.
+
+    Raises:
+        ConfigurationError: A limit is no number of at least 1.
+    """
+
+    def __init__(
+        self, requests: Iterator[AheadRequest], *, max_in_flight: int, max_bytes: int, limits: Settings | None = None
+    ) -> None:
+        self._loop: FetchLoop | None = None
+        """Borrowed from the first take until there is nothing left to fetch."""
+        for name, given in (("max_in_flight", max_in_flight), ("max_bytes", max_bytes)):
+            if type(given) is not int or given < 1:
+                raise ConfigurationError(f"{name} must be an int of at least 1, not {given!r}")
+        self._requests: Iterator[AheadRequest] | None = requests
+        """None when there are no more."""
+        self._next: AheadRequest | None = None
+        """What was taken from it, and for which there is no room yet."""
+        self._max_in_flight = max_in_flight
+        self._max_bytes = max_bytes
+        self._limits = limits or settings()
+        self._error: Exception | None = None
+        """What `requests` ended with."""
+        self._entries: dict[int, _Entry] = {}
+        """By number, in order."""
+        self._num_begun = 0
+        """Numbers that were begun or passed over: the next one is this."""
+        self._seen_bytes = 0
+        """The size that was seen last."""
+        self._held_bytes = 0
+        """The sum over all entries."""
+        self._wanted = -1
+        """The number that somebody waits for."""
+        self._fetcher: InlineFetcher | None = None
+        """Who the loop belongs to."""
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._is_closed = False
+
+    def take(self, n: int) -> BytesView:
+        """Returns object `n`, waiting for it if it must; those before it that nobody took are given up.
+
+        Raises:
+            LookupError: It is not here: it was taken or passed over, there are not so many, or `close` came.
+            S3dlioError: That object's error.
+        """
+        if self._pid != os.getpid():
+            self._begin_in_child()
+        try:
+            with self._lock:
+                read = self._take(n)
+                error = self._error if n >= self._num_begun else None
+        finally:
+            if self._is_closed:
+                self.close()
+        if read is not None:
+            return read.outcome()
+        if error is not None:
+            raise error
+        raise LookupError(f"object {n} is not fetched ahead")
+
+    def close(self) -> None:
+        """Ends what is under way, and gives everything back. It waits for nobody: where somebody is in `take`, that is done behind it."""
+        self._is_closed = True
+        if self._pid != os.getpid():
+            self._begin_in_child()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._give_up()
+            finally:
+                self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _closed, ()
+
+    def __del__(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        if self._pid != os.getpid():
+            keep_inherited(loop)
+            return
+        leave(loop)
+        for entry in self._entries.values():
+            if entry.read is not None:
+                entry.read.abandon()
+
+    def _take(self, n: int) -> PartedRead | None:
+        if self._is_closed or (n < self._num_begun and n not in self._entries):
+            return None
+        try:
+            return self._wait_for(n, self._loop or self._borrow())
+        except BaseException:
+            # Ctrl-C, perhaps in the middle of the loop's books: what is here is kept, what is under way begins anew.
+            self._break()
+            raise
+        finally:
+            if not self._entries and self._requests is None:
+                self._give_back()
+
+    def _wait_for(self, n: int, loop: FetchLoop) -> PartedRead | None:
+        self._wanted = n
+        self._pass_over(n, loop)
+        self._fill(loop)
+        entry = self._entries.get(n)
+        if entry is None:
+            return None
+        while entry.read is None or not entry.read.is_over:
+            for fetch in loop.poll(None):
+                if fetch.token is not None:
+                    self._go_on(fetch, loop)
+            self._fill(loop)
+        self._hold(entry, 0)
+        self._fill(loop)
+        loop.start()
+        del self._entries[n]
+        return entry.read
+
+    # What is begun.
+
+    def _pass_over(self, n: int, loop: FetchLoop) -> None:
+        for number in [number for number in self._entries if number < n]:
+            entry = self._entries.pop(number)
+            self._hold(entry, 0)
+            if entry.read is not None:
+                entry.read.cancel(loop)
+
+    def _fill(self, loop: FetchLoop) -> None:
+        """Begins what there is room for, in order."""
+        for number, entry in self._entries.items():
+            if entry.read is None:
+                self._begin(number, entry, loop)
+            elif entry.waiting is not None:
+                self._supply(number, entry, entry.read, loop)
+        while (request := self._peek()) is not None:
+            num_bytes = self._seen_bytes if request.size is None else request.size
+            number = self._num_begun
+            is_many = len(self._entries) >= 2 * self._max_in_flight or self._held_bytes + num_bytes > self._max_bytes
+            if number > self._wanted and is_many:
+                return
+            if number >= self._wanted:
+                entry = self._entries[number] = _Entry(request)
+                self._hold(entry, num_bytes)
+                self._begin(number, entry, loop)
+            self._next = None
+            self._num_begun += 1
+
+    def _peek(self) -> AheadRequest | None:
+        """Returns the next request; None where there are no more."""
+        if self._next is None and self._requests is not None:
+            try:
+                self._next = next(self._requests, None)
+            except Exception as error:  # noqa: BLE001 (for whoever wants what would have come)
+                self._error = error
+            if self._next is None:
+                self._requests = None
+        return self._next
+
+    def _begin(self, number: int, entry: _Entry, loop: FetchLoop) -> None:
+        if entry.is_put_off and number != self._wanted:
+            return
+        store, uri, key, size, version = entry.request
+        entry.read = PartedRead(Wanted(store, uri, key, size=size, version=version), self._limits, number)
+        entry.read.begin(loop)
+        if entry.read.is_over:
+            self._note_end(number, entry, entry.read, loop)
+
+    def _supply(self, number: int, entry: _Entry, read: PartedRead, loop: FetchLoop) -> None:
+        """Gives room to a request that waits for it, if there is any."""
+        fetch = entry.waiting
+        assert fetch is not None
+        num_bytes = read.needed(fetch)
+        if self._has_room(number, entry, num_bytes):
+            entry.waiting = None
+            self._hold(entry, num_bytes)
+            read.go_on(loop, fetch)
+            if read.is_over:
+                self._note_end(number, entry, read, loop)
+
+    def _has_room(self, number: int, entry: _Entry, num_bytes: int) -> bool:
+        if number == self._wanted or num_bytes <= entry.num_bytes:
+            return True
+        return self._held_bytes - entry.num_bytes + num_bytes <= self._max_bytes
+
+    def _hold(self, entry: _Entry, num_bytes: int) -> None:
+        self._held_bytes += num_bytes - entry.num_bytes
+        entry.num_bytes = num_bytes
+
+    def _grant(self, fetch: Fetch) -> memoryview | None:
+        read: PartedRead = fetch.token
+        entry, num_bytes = self._entries[read.number], read.needed(fetch)
+        if not self._has_room(read.number, entry, num_bytes):
+            return None
+        self._hold(entry, num_bytes)
+        return read.grant(fetch)
+
+    # What has ended.
+
+    def _go_on(self, fetch: Fetch, loop: FetchLoop) -> None:
+        read: PartedRead = fetch.token
+        number, entry = read.number, self._entries[read.number]
+        if fetch.state is State.WANTS_SPACE:
+            entry.waiting = fetch
+            self._supply(number, entry, read, loop)
+            return
+        read.go_on(loop, fetch)
+        if read.is_over:
+            self._note_end(number, entry, read, loop)
+
+    def _note_end(self, number: int, entry: _Entry, read: PartedRead, loop: FetchLoop) -> None:
+        if read.view is not None:
+            self._seen_bytes = len(read.view)
+            self._hold(entry, self._seen_bytes)
+        elif isinstance(read.error, InsufficientMemoryError):
+            self._make_room(number, entry, loop)
+        else:
+            self._hold(entry, 0)
+
+    def _make_room(self, number: int, entry: _Entry, loop: FetchLoop) -> None:
+        """There was no memory for an object: it waits until it is wanted. If it is, all others give way, and it has one try more."""
+        if number == self._wanted:
+            others = [other for other in self._entries.values() if other is not entry and other.read is not None]
+            for other in others:
+                assert other.read is not None
+                other.read.cancel(loop)
+                other.reset()
+                other.is_put_off = True
+            if not others:
+                return
+        entry.is_put_off = True
+        entry.reset()
+
+    # The loop.
+
+    def _borrow(self) -> FetchLoop:
+        self._fetcher = inline_fetcher()
+        self._loop = loop = self._fetcher.borrow(self._max_in_flight, self._limits)
+        # By a weak reference: or they would keep each other, and all memory, until the garbage collector comes.
+        loop.grant = partial(_grant, weakref.ref(self))
+        return loop
+
+    def _give_back(self) -> None:
+        loop, self._loop = self._loop, None
+        fetcher, self._fetcher = self._fetcher, None
+        if loop is None or fetcher is None:
+            return
+        # What was given up is still to be told of.
+        loop.poll(0)
+        if loop.num_unfinished:
+            loop.close()
+        else:
+            fetcher.take_back(loop)
+
+    def _give_up(self) -> None:
+        loop = self._loop
+        for entry in self._entries.values():
+            if entry.read is not None and loop is not None:
+                entry.read.cancel(loop)
+        self._entries.clear()
+        self._held_bytes = 0
+        self._requests = self._next = None
+        self._give_back()
+
+    def _break(self) -> None:
+        loop, self._loop = self._loop, None
+        self._fetcher = None
+        if loop is not None:
+            loop.close()
+        for entry in self._entries.values():
+            if entry.read is not None and not entry.read.is_over:
+                entry.read.abandon()
+                entry.reset()
+
+    def _begin_in_child(self) -> None:
+        """After a fork: everything anew, and what the parent has is kept and never touched."""
+        with _moving:
+            if self._pid == os.getpid():
+                return
+            if self._loop is not None:
+                keep_inherited(self._loop)
+            self._loop = self._fetcher = None
+            for entry in self._entries.values():
+                if entry.read is not None:
+                    entry.read.abandon()
+                entry.reset()
+            self._lock = threading.Lock()
+            self._pid = os.getpid()
+
+
+def _grant(reference: weakref.ref[Ahead], fetch: Fetch) -> memoryview | None:
+    ahead = reference()
+    return None if ahead is None else ahead._grant(fetch)
+
+
+def _closed() -> Ahead:
+    """Returns what a pickle holds of one."""
+    ahead = Ahead(iter(()), max_in_flight=1, max_bytes=1)
+    ahead.close()
+    return ahead
+
+
+_moving = threading.Lock()
+"""Held while one is made a child's own."""
+
+
+def _renew_lock() -> None:
+    global _moving
+    _moving = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
