@@ -3,7 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --constraint configs/constraints.txt
 PINS = pyproject.toml configs/constraints.txt
-PEERS = s3dlio obstore s3torchconnector boto3 torch
+PEERS = s3dlio obstore s3torchconnector boto3 torch tenacity
 
 .PHONY: help setup run test lint bench clean servers
 .DEFAULT_GOAL := help

@@ -41,7 +41,7 @@ class Contender:
     @property
     def is_ours(self) -> bool:
         """Whether this package is measured, and not a peer."""
-        return self.script in ("ours", "loader_ours", "ours_tree")
+        return self.script in ("ours", "loader_ours", "ours_tree", "connector_ours")
 
     def command(self, *arguments: str) -> list[str]:
         """Returns the argv; peers run in an environment of their own, since one of them has this package's import name."""

@@ -26,14 +26,20 @@ class Peak:
     """Of the process and its descendants together."""
     segment_bytes: int = 0
     """Pages that the process's memfds (or unlinked `/dev/shm` files) hold."""
+    held_bytes: int = 0
+    """The highest sum of the two, where a page of the segment counts once, whether or not a process has touched it."""
     num_processes: int = 0
     num_samples: int = 0
 
     def take(self, pid: int) -> None:
         """Samples once."""
         pids = [pid, *descendants(pid)]
-        self.pss_bytes = max(self.pss_bytes, sum(_pss_bytes(one) for one in pids))
-        self.segment_bytes = max(self.segment_bytes, _segment_bytes(pid))
+        rollups = [_rollup(one) for one in pids]
+        pss, shared = (sum(rollup.get(name, 0) for rollup in rollups) for name in ("Pss", "Pss_Shmem"))
+        segment = _segment_bytes(pid)
+        self.pss_bytes = max(self.pss_bytes, pss)
+        self.segment_bytes = max(self.segment_bytes, segment)
+        self.held_bytes = max(self.held_bytes, pss + max(0, segment - shared))
         self.num_processes = max(self.num_processes, len(pids))
         self.num_samples += 1
 
@@ -56,13 +62,13 @@ def sampled(pid: int) -> Iterator[Peak]:
         thread.join()
 
 
-def _pss_bytes(pid: int) -> int:
+def _rollup(pid: int) -> dict[str, int]:
+    """Returns what the kernel sums up of a process's memory, in bytes; nothing of one that ended since it was listed."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except (FileNotFoundError, ProcessLookupError):
-        # It ended since it was listed.
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+        return {}
+    return {name: int(size.split()[0]) * 1024 for name, _, size in (line.partition(":") for line in lines)}
 
 
 def _segment_bytes(pid: int) -> int:

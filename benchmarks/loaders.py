@@ -46,6 +46,7 @@ _WAYS = {
     "0": "no worker",
     "1": "1 worker",
     "2": "2 workers",
+    "4": "4 workers",
     "workers1": "1 worker",
     "workers2": "2 workers",
     "procs1": "procs=1",
@@ -59,7 +60,7 @@ ITERABLE = Loader("ours, iterable", "loader_ours", "iterable", ways=_OWN_WAYS)
 LISTED = Loader("ours, list", "loader_ours", "list", ways=(*_OWN_WAYS, "stacked1", "stacked2"))
 MAP = Loader("ours, map", "loader_ours", "map", ways=("2",))
 
-_CONNECTOR = "loader_s3torchconnector"
+_CONNECTOR = "connector_s3torchconnector"
 PEERS = (
     Loader("s3torchconnector iterable", _CONNECTOR, "iterable"),
     Loader("s3torchconnector map", _CONNECTOR, "map"),
@@ -82,7 +83,7 @@ class LoaderRow:
 
     name: str
     title: str
-    ours: Loader
+    ours: tuple[Loader, ...]
     peers: tuple[Loader, ...]
     rate: tuple[float, float]
     """Floor and aim of samples/s over the best peer's, each at its best way."""
@@ -103,12 +104,13 @@ class LoaderRow:
         return Outcome(self.name, self.title, medians, list(self._checks(medians)), turns.failures, turns.records)
 
     def _checks(self, medians: Medians) -> Iterator[Check]:
-        ours, peers = self.ours.titles(), [title for peer in self.peers for title in peer.titles()]
+        ours, peers = ([title for loader in side for title in loader.titles()] for side in (self.ours, self.peers))
         fastest = best(medians, ours, "samples_s")
         yield Check("samples/s, of the best peer's", ratio(fastest, best(medians, peers, "samples_s")), "x", *self.rate)
         if self.is_cpu_checked:
             # Of the fastest way that has worker processes, whether or not it is the thriftiest.
-            found = [medians[title] for title in self.ours.titles("procs") if title in medians]
+            titles = [title for loader in self.ours for title in loader.titles("procs")]
+            found = [medians[title] for title in titles if title in medians]
             value = max(found, key=lambda one: one["samples_s"])["training_cpu_us"] if found else None
             yield Check("CPU of the training process a sample", value, "us", 15, 8, higher=False)
         if self.extra is not None:
@@ -118,7 +120,7 @@ class LoaderRow:
     def _take_turns(self, turns: Turns, bench: Bench) -> Iterator[str]:
         endpoint: str = getattr(bench, self.server)
         arguments = [endpoint, self.set_name, str(bench.manifest)]
-        sides = [(self.ours,), self.peers, () if self.extra is None else (self.extra,)]
+        sides = [self.ours, self.peers, () if self.extra is None else (self.extra,)]
         with ExitStack() as stack:
             # All start and warm up at once: importing torch takes each of them seconds on one core.
             started = {
@@ -188,7 +190,7 @@ LOADERS = (
     LoaderRow(
         "loader-s3",
         "torch data sets, 64 KiB x 4000 in batches of 32, rclone's signed S3",
-        ITERABLE,
+        (ITERABLE,),
         PEERS,
         rate=(1.8, 2.5),
         is_cpu_checked=True,
@@ -197,7 +199,7 @@ LOADERS = (
     LoaderRow(
         "loader-static",
         "torch data sets of a list of URIs, 64 KiB x 4000 in batches of 32, static server",
-        LISTED,
+        (LISTED,),
         LISTED_PEERS,
         rate=(5, 10),
         server="nginx",
@@ -206,14 +208,14 @@ LOADERS = (
     LoaderRow(
         "loader-map",
         "torch map data sets, DataLoader(num_workers=2, batch_size=32), 64 KiB x 4000, rclone's signed S3",
-        MAP,
+        (MAP,),
         MAP_PEERS,
         rate=(2, 3),
     ),
     LoaderRow(
         "loader-1m",
         "torch data sets, 1 MiB x 1000 in batches of 32, rclone's signed S3",
-        ITERABLE,
+        (ITERABLE,),
         PEERS,
         rate=(1.3, 1.8),
         set_name="m1m",

@@ -31,6 +31,7 @@ _HEADS = {
     "wall_us": "wall us/key",
     "pss_mib": "peak PSS MiB",
     "segment_mib": "peak segment MiB",
+    "held_mib": "peak memory MiB",
     "processes": "processes",
     "import_ms": "import ms",
     "process_ms": "whole process ms",

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from . import dataset, nginx, plot, report, servers
 from .clouds import CLOUDS
+from .compat import COMPAT
 from .drive import PEERS_PYTHON, ContenderFailedError
 from .files import FILES
 from .loaders import LOADERS
@@ -47,7 +48,7 @@ class Row(Protocol):
         """Measures it."""
 
 
-_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *WRITES, *FILES, *TREES, *CLOUDS, *LOADERS]
+_ALL: list[Row] = [*COMPARED, *OWN, *SINGLE, *WRITES, *FILES, *TREES, *CLOUDS, *LOADERS, *COMPAT]
 ROWS = {row.name: row for row in _ALL}
 
 

@@ -19,6 +19,9 @@ ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret"
 REGION = "us-east-1"
 _START_TIMEOUT_S = 20.0
+# By default malloc gives what was freed back to the kernel, and receiving into pages that are new costs several times as much as into
+# old ones: so the server, not the client, would be the slow side.
+_HOLDS_MEMORY = {name: str(1 << 40) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")} | {"MALLOC_ARENA_MAX": "1"}
 
 
 class MissingToolError(RuntimeError):
@@ -88,6 +91,14 @@ def rclone(work: Path, root: Path, *, is_writable: bool = False) -> Iterator[str
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def keeper(work: Path) -> Iterator[str]:
+    """Serves what is put, from memory, and yields the endpoint."""
+    [port] = free_ports(1)
+    with serving([sys.executable, str(Path(__file__).with_name("keeper.py")), str(port)], port, work, _HOLDS_MEMORY):
+        yield f"http://127.0.0.1:{port}"
+
+
 def free_ports(count: int) -> list[int]:
     """Finds loopback ports that nobody listens on, each another."""
     with ExitStack() as stack:
@@ -105,12 +116,14 @@ def find(tool: str) -> str | None:
 
 
 @contextmanager
-def serving(command: list[str], port: int, work: Path) -> Iterator[None]:
-    """Runs a server from the moment that it opens `port` until the `with` block ends."""
+def serving(command: list[str], port: int, work: Path, variables: dict[str, str] | None = None) -> Iterator[None]:
+    """Runs a server from the moment that it opens `port` until the `with` block ends, with `variables` on top of the caller's."""
     log = work / f"{Path(command[0]).name}.log"
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as server,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | (variables or {})
+        ) as server,
     ):
         try:
             _wait_until_open(server, port, log)

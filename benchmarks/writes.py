@@ -14,7 +14,7 @@ from .drive import Contender
 from .outcome import Check, Medians, Outcome, best, fetch_metrics, ratio, summarize
 from .rows import Bench, run_turns
 
-# Not s3torchconnector: its client breaks off puts to rclone ("Request has already completed"), in any number of threads.
+# Not s3torchconnector, whose client breaks off puts to rclone ("Request has already completed"): `keeper.py` says why.
 OURS = Contender("ours, put_many", "ours", "get_many")
 PEERS = (
     Contender("obstore, threads", "peer_obstore", "threads"),
