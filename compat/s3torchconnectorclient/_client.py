@@ -146,7 +146,7 @@ class MountpointS3Client:
             S3Exception: The bucket cannot be opened.
         """
         with translated(KEY_MISSING):
-            return GetObjectStream(self.place(bucket, key), bucket, start or 0, end, self.limits, self.max_in_flight)
+            return GetObjectStream(self, self.place(bucket, key), bucket, start or 0, end)
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> PutObjectStream:
         """Returns a stream that becomes the object when it is closed.

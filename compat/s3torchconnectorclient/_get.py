@@ -1,40 +1,83 @@
-"""The bytes of one version of an object, in order: chunk by chunk, or all that is left at once."""
+"""The bytes of one version of an object, in order: chunk by chunk, or all that is left at once.
+
+Rules:
+
+* The first answer says of which version and size the object is; everything else is asked of that one.
+* What fails may be asked for again, and goes on where it was. No chunk is ever left out.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
-from s3dlio.engine.config import Settings
+from s3dlio.engine.errors import InvalidRangeError, S3dlioError
+from s3dlio.engine.ops.objects import is_at_end
+from s3dlio.engine.ops.perform import Place as EnginePlace
+from s3dlio.engine.ops.whole import FoundRange, find_range_in_parts
+from s3dlio.engine.pool.ahead import Ahead, AheadRequest
+from s3dlio.engine.pool.parted import is_strong
+from s3dlio.engine.pool.rooms import new_view_fetch
 
 from ._errors import KEY_MISSING, translated
 
 if TYPE_CHECKING:
     from s3dlio.engine.memory.view import BytesView
 
-    from ._client import Place
+    from ._client import MountpointS3Client, Place
+
+_AHEAD_BYTES: Final = 64 << 20
+"""What chunks may take that nobody has asked for yet; two of them may always."""
 
 
 class GetObjectStream:
-    """An iterator of chunks. Nothing is asked of the store before the first."""
+    """An iterator of chunks, as long as a part each. Nothing is asked of the store before the first. For one thread at a time.
 
-    def __init__(
-        self, place: Place, bucket: str, start: int, end: int | None, limits: Settings, max_in_flight: int
-    ) -> None:
+    Args:
+        client: Whose limits hold.
+        place: The object.
+        bucket: As the caller named it.
+        start: The first byte.
+        end: One past the last; None for the end of the object.
+
+    Raises:
+        OverflowError: A bound is negative.
+    """
+
+    def __init__(self, client: MountpointS3Client, place: Place, bucket: str, start: int, end: int | None) -> None:
+        if start < 0 or (end is not None and end < 0):
+            raise OverflowError("can't convert negative int to unsigned")
         self.bucket = bucket
         self.key = place.key
+        self._client = client
         self._place = place
         self._position = start
         self._end = end
-        self._limits = limits
-        self._max_in_flight = max_in_flight
+        """Where the last chunk ends; None for the end of the object, as long as nobody has said where that is."""
+        self._size: int | None = None
+        """Of the object, and `_version` with it; None before the first answer."""
+        self._version: str | None = None
+        self._ahead: Ahead | None = None
+        self._num_taken = 0
+        """Chunks taken from `_ahead`."""
 
     def __iter__(self) -> GetObjectStream:
         return self
 
     def __next__(self) -> bytes:
-        chunk = bytes(self.read_rest())
-        if not chunk:
+        """Returns the next chunk.
+
+        Raises:
+            S3Exception: As the store says.
+        """
+        if self._is_over:
             raise StopIteration
+        with translated(KEY_MISSING):
+            view = self._first() if self._size is None else self._following()
+        if view is None:
+            raise StopIteration
+        chunk = bytes(view)
+        self._position += len(chunk)
         return chunk
 
     def tell(self) -> int:
@@ -47,16 +90,86 @@ class GetObjectStream:
         Raises:
             S3Exception: As the store says.
         """
-        from s3dlio.engine.ops.whole import fetch_range_in_parts
-
+        self._drop_ahead()
         with translated(KEY_MISSING):
-            view = fetch_range_in_parts(
-                *self._place,
-                start=self._position,
-                end=self._end,
-                limits=self._limits,
-                max_in_flight=self._max_in_flight,
+            found = self._rest()
+        self._note(found)
+        self._position += len(found.view)
+        return found.view
+
+    @property
+    def version(self) -> str | None:
+        """The version of the object that the bytes are of; None before they have come, or where the store has none."""
+        return self._version
+
+    @property
+    def _is_over(self) -> bool:
+        return self._end is not None and self._position >= self._end
+
+    def _rest(self) -> FoundRange:
+        return find_range_in_parts(
+            *self._place,
+            start=self._position,
+            end=self._end,
+            size=self._size,
+            version=self._version,
+            limits=self._client.limits,
+            max_in_flight=self._client.max_in_flight,
+        )
+
+    def _note(self, found: FoundRange) -> None:
+        """Notes what all that was left has told."""
+        self._size, self._version = found.size, found.version
+        self._end = self._position + len(found.view)
+
+    def _first(self) -> BytesView | None:
+        """Returns the first chunk, and learns what the object is; None for no bytes."""
+        (store, uri, key), start = self._place, self._position
+        stop = start + self._client.limits.part_bytes
+        fetch = new_view_fetch(uri, store.wire, key, start=start, end=stop if self._end is None else min(stop, self._end))
+        try:
+            self._client.drive(fetch)
+        except InvalidRangeError as error:
+            # An empty object has no range at all.
+            if not self._client.run(is_at_end(EnginePlace(uri, store, key), start, error)):
+                raise
+            self._end = start
+            return None
+        view = fetch.view
+        assert view is not None
+        size, version = fetch.size, fetch.version
+        end = size if self._end is None or (size is not None and size < self._end) else self._end
+        if end is None or (start + len(view) < end and not is_strong(version)):
+            # Nobody could say whether the next chunk is of the same version.
+            found = self._rest()
+            self._note(found)
+            return found.view or None
+        self._size, self._version, self._end = size, version, end
+        return view or None
+
+    def _following(self) -> BytesView:
+        if self._ahead is None:
+            part_bytes = self._client.limits.part_bytes
+            num = min(self._client.max_in_flight, max(2, _AHEAD_BYTES // part_bytes))
+            self._ahead = Ahead(
+                self._requests(part_bytes), max_in_flight=num, max_bytes=num * part_bytes, limits=self._client.limits
             )
-        self._position += len(view)
-        self._end = self._position
+            self._num_taken = 0
+        try:
+            view = self._ahead.take(self._num_taken)
+        except S3dlioError:
+            self._drop_ahead()
+            raise
+        self._num_taken += 1
         return view
+
+    def _requests(self, part_bytes: int) -> Iterator[AheadRequest]:
+        assert self._end is not None
+        pin, end = (*self._place, self._size, self._version), self._end
+        # It keeps no reference to the stream, which would be to itself.
+        return (AheadRequest(*pin, start, min(start + part_bytes, end)) for start in range(self._position, end, part_bytes))
+
+    def _drop_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import settings
 from ..errors import InvalidRangeError
@@ -16,6 +16,16 @@ from .perform import Place, check_in_flight
 if TYPE_CHECKING:
     from ..config import Settings
     from ..memory.view import BytesView
+
+
+class FoundRange(NamedTuple):
+    """Bytes of an object, and what is known of it since."""
+
+    view: BytesView
+    size: int | None = None
+    """Of the whole object; None where no answer said it."""
+    version: str | None = None
+    """Of the object; None where it has none, or no byte was asked for."""
 
 
 def fetch_range_in_parts(
@@ -54,6 +64,28 @@ def fetch_range_in_parts(
         ConfigurationError: `max_in_flight` is no number of at least 1.
         S3dlioError: As the store says.
     """
+    return find_range_in_parts(
+        store, uri, key, start=start, end=end, size=size, version=version, limits=limits, max_in_flight=max_in_flight
+    ).view
+
+
+def find_range_in_parts(
+    store: Store,
+    uri: str,
+    key: str,
+    *,
+    start: int = 0,
+    end: int | None = None,
+    size: int | None = None,
+    version: str | None = None,
+    limits: Settings | None = None,
+    max_in_flight: int = 16,
+) -> FoundRange:
+    """As `fetch_range_in_parts`, for who goes on with the same version.
+
+    Raises:
+        S3dlioError: As `fetch_range_in_parts`.
+    """
     check_in_flight(max_in_flight)
     check_range(uri, start, None if end is None else max(0, end - start))
     limits = limits or settings()
@@ -61,15 +93,16 @@ def fetch_range_in_parts(
     fetcher = inline_fetcher()
     if end is not None and end <= start:
         run(look_at_nothing(place, start), lambda fetch: fetcher.run(fetch, limits))
-        return process_rooms().empty_view()
+        return FoundRange(process_rooms().empty_view())
     read = PartedRead(Wanted(store, uri, key, start, end, size, version), limits)
     try:
         with fetcher.lend(max_in_flight, limits) as loop:
-            return read.drive(loop)
+            view = read.drive(loop)
+            return FoundRange(view, *read.found)
     except InvalidRangeError as error:
         if not run(is_at_end(place, start, error), lambda fetch: fetcher.run(fetch, limits)):
             raise
-        return process_rooms().empty_view()
+        return FoundRange(process_rooms().empty_view())
     except BaseException:
         # Now that the loop is closed, nobody writes to its memory any more.
         read.abandon()

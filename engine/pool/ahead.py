@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class AheadRequest(NamedTuple):
-    """One object that will be wanted."""
+    """One object, or a range of one, that will be wanted."""
 
     store: Store
     uri: str
@@ -46,6 +46,16 @@ class AheadRequest(NamedTuple):
     """Where given, another size is an error."""
     version: str | None = None
     """Where given, another version is an error."""
+    start: int = 0
+    """First byte that is wanted."""
+    end: int | None = None
+    """One past the last."""
+
+    @property
+    def num_bytes(self) -> int | None:
+        """What will come; None where that is not known."""
+        end = self.size if self.end is None or (self.size is not None and self.size < self.end) else self.end
+        return None if end is None else max(0, end - self.start)
 
 
 class _Entry:
@@ -212,7 +222,8 @@ class Ahead:
             elif entry.waiting is not None:
                 self._supply(number, entry, entry.read, loop)
         while (request := self._peek()) is not None:
-            num_bytes = self._seen_bytes if request.size is None else request.size
+            known = request.num_bytes
+            num_bytes = self._seen_bytes if known is None else known
             number = self._num_begun
             is_many = len(self._entries) >= 2 * self._max_in_flight or self._held_bytes + num_bytes > self._max_bytes
             if number > self._wanted and is_many:
@@ -238,8 +249,8 @@ class Ahead:
     def _begin(self, number: int, entry: _Entry, loop: FetchLoop) -> None:
         if entry.is_put_off and number != self._wanted:
             return
-        store, uri, key, size, version = entry.request
-        entry.read = PartedRead(Wanted(store, uri, key, size=size, version=version), self._limits, number)
+        store, uri, key, size, version, start, end = entry.request
+        entry.read = PartedRead(Wanted(store, uri, key, start, end, size, version), self._limits, number)
         entry.read.begin(loop)
         if entry.read.is_over:
             self._note_end(number, entry, entry.read, loop)

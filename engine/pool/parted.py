@@ -87,6 +87,11 @@ class PartedRead:
         self._was_restarted = False
         self._mismatches = 0
 
+    @property
+    def found(self) -> tuple[int | None, str | None]:
+        """Size and version of the object that was read, once it is over."""
+        return self._size, self._version
+
     def begin(self, loop: FetchLoop) -> None:
         """Hands the first requests to a loop; whatever fails ends the read."""
         _, uri, _, start, end, size, _ = self.wanted
@@ -287,6 +292,7 @@ class PartedRead:
                 return
             self.view = found
             self.is_verified = fetch.is_verified
+            self._size, self._version = fetch.size, fetch.version
             return
         assert fetch.out is not None
         assert fetch.end is not None
