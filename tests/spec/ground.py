@@ -49,6 +49,7 @@ TABLE: list[tuple[str, dict[str, str]]] = [
     ('"/data/', {"*": '"{folder}/data/'}),
     (" /data/", {"*": " {folder}/data/"}),
     ("'http://minio:9000'", {"*": "'{url}'"}),
+    ('"http://minio:9000"', {"*": '"{url}"'}),
     ("'http://127.0.0.1:10000'", {"*": "'{url}'"}),
     ("'your_key'", {"*": "'testkey'"}),
     ("'your_secret'", {"*": "'testsecret'"}),
