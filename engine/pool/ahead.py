@@ -133,6 +133,10 @@ class Ahead:
             LookupError: It is not here: it was taken or passed over, there are not so many, or `close` came.
             S3dlioError: That object's error.
         """
+        return self.take_read(n).outcome()
+
+    def take_read(self, n: int) -> PartedRead:
+        """As `take`, with the read itself: it knows size and version too, and its `outcome` has the bytes or the object's error."""
         if self._pid != os.getpid():
             self._begin_in_child()
         try:
@@ -143,7 +147,7 @@ class Ahead:
             if self._is_closed:
                 self.close()
         if read is not None:
-            return read.outcome()
+            return read
         if error is not None:
             raise error
         raise LookupError(f"object {n} is not fetched ahead")
