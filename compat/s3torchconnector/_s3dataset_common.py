@@ -49,8 +49,11 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def get_objects_from_uris(object_uris: str | Iterable[str], client: S3Client) -> Iterator[S3BucketKeyData]:
-    """Returns the objects of these URIs, in their order.
+def get_objects_from_uris(
+    object_uris: str | Iterable[str],
+    client: S3Client,  # noqa: ARG001 (whatever names the objects of a data set is given its client)
+) -> Iterator[S3BucketKeyData]:
+    """Returns the objects of these URIs, in their order; nothing is asked of the store.
 
     Raises:
         ValueError: As `parse_s3_uri`, before the first object is given.

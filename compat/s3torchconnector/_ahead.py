@@ -1,0 +1,413 @@
+"""Readers whose objects are fetched before they are asked for: in the process that reads, from the first one that is read.
+
+A data set makes its readers as upstream does, through `S3Client.get_object`; only the stream that a reader is given is another. Rules:
+
+* Making readers sends nothing but the listing. When an object is read, those after it are asked for too, so many bytes and requests
+  ahead at most; what nobody reads is dropped.
+* Long objects, ranges, and whoever reads against the order of the listing get the client's own stream. So does everything where
+  somebody put another `_get_object_stream` in the place of the client's.
+* An object is read as it is when its turn comes: what the listing said of it may be old.
+* Readers of one data set may be used in several threads, as upstream's; a pickle, and a forked child, read for themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from torch.utils.data import get_worker_info
+
+from s3dlio.engine.config import settings
+from s3dlio.engine.errors import ObjectChangedError, S3dlioError
+from s3dlio.engine.memory.limits import default_memory_bytes
+from s3dlio.engine.pool.ahead import Ahead, AheadRequest
+
+from ..s3torchconnectorclient._errors import KEY_MISSING, translated
+from ._s3client import S3Client
+from ._s3dataset_common import identity
+
+if TYPE_CHECKING:
+    from s3dlio.engine.memory.view import BytesView
+
+    from ..s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, MountpointS3Client
+    from ._s3bucket_key_data import S3BucketKeyData
+    from .s3reader import GetStreamCallable, S3Reader, S3ReaderConstructorProtocol
+
+_NUM_KEPT: Final = 1024
+"""Objects that are remembered after their readers were made: whoever collects readers and reads them later has them fetched ahead too."""
+_MEMORY_SHARE: Final = 4
+"""What part of `memory_bytes` is for objects that nobody has read yet; the workers of a DataLoader divide it."""
+_LONG_SHARE: Final = 8
+"""What part of that memory one object may take; a longer one is read by itself, in parts."""
+_STREAM_OF_CLIENT: Final = S3Client._get_object_stream
+
+
+class ReadersAhead:
+    """An iterator of the readers of objects, in their order. A pickle of it goes on where it was, as far as `objects` has one.
+
+    Args:
+        client: Makes the readers.
+        objects: In their order. What it raises is raised at its place, and it is asked on.
+        constructor: As `S3Client.get_object` takes it.
+        first: Position of the first object that is wanted.
+        step: How many positions on the next one is.
+    """
+
+    def __init__(
+        self,
+        client: S3Client,
+        objects: Iterator[S3BucketKeyData],
+        constructor: S3ReaderConstructorProtocol,
+        first: int = 0,
+        step: int = 1,
+    ) -> None:
+        self._client = client
+        self._constructor = constructor
+        self._objects = _Objects(objects, first, step)
+        self._shared = self._share()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> S3Reader:
+        number, one = self._objects.take()
+        construct = self._constructor
+        if self._shared is not None:
+            construct = _Place(self._shared, number, one, construct).construct
+        return self._client.get_object(one.bucket, one.key, object_info=one.object_info, reader_constructor=construct)
+
+    def _share(self) -> _Shared | None:
+        client = self._client
+        is_own = isinstance(client, S3Client) and type(client)._get_object_stream is _STREAM_OF_CLIENT
+        if not is_own or "_get_object_stream" in vars(client):
+            return None
+        self._objects.taker = weakref.ref(self)
+        return _Shared(client, self._objects)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_shared": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._shared = self._share()
+
+
+class Batch:
+    """Lets readers that a map data set makes for one call of `__getitems__` share what is fetched ahead.
+
+    Args:
+        dataset: That makes them.
+        client: Of the data set.
+        objects: Of the batch, in its order.
+        constructor: As `S3Client.get_object` takes it.
+    """
+
+    def __init__(
+        self,
+        dataset: object,
+        client: S3Client,
+        objects: Sequence[S3BucketKeyData],
+        constructor: S3ReaderConstructorProtocol,
+    ) -> None:
+        self._dataset = dataset
+        self._readers = ReadersAhead(client, iter(objects), constructor)
+        self._offer: tuple[int, S3Reader] | None = None
+
+    def __enter__(self) -> Self:
+        self._token: Token[Batch | None] = _batch.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _batch.reset(self._token)
+
+    def in_turn(self, indices: Sequence[int]) -> Iterator[int]:
+        """Yields the numbers of the objects; while one is out, its reader is to be had."""
+        for index, reader in zip(indices, self._readers, strict=True):
+            self._offer = index, reader
+            yield index
+
+    @staticmethod
+    def reader_of(dataset: object, index: int) -> S3Reader | None:
+        """Returns the reader of the object whose turn it is, if that is `index` of `dataset`, and nobody has got it yet."""
+        batch = _batch.get()
+        if batch is None or batch._dataset is not dataset or batch._offer is None or batch._offer[0] != index:
+            return None
+        (_, reader), batch._offer = batch._offer, None
+        return reader
+
+
+_batch: ContextVar[Batch | None] = ContextVar("_batch", default=None)
+"""The batch that is being made, in this thread."""
+
+
+class _Objects:
+    """Objects in their order, numbered from 0: taken by those who make readers, and looked at before by those who fetch ahead."""
+
+    def __init__(self, source: Iterator[S3BucketKeyData], first: int, step: int) -> None:
+        self._source = source
+        self._skip = first
+        """How many to pass over before the next one."""
+        self._step = step
+        self._waiting: deque[S3BucketKeyData] = deque()
+        """Looked at, and not taken yet."""
+        self._kept: dict[int, S3BucketKeyData] = {}
+        """Those waiting, and the last ones that were taken."""
+        self._num_seen = 0
+        self._num_taken = 0
+        self._failure: Exception | None = None
+        """What the source raised when somebody looked ahead; for who takes what came before it."""
+        self._lock = threading.Lock()
+        """Guards the source, which may be a generator; held while it lists."""
+        self.taker: weakref.ref[ReadersAhead] | None = None
+        """Who takes; when it is gone, nobody looks any further."""
+
+    def take(self) -> tuple[int, S3BucketKeyData]:
+        """Returns the next one with its number.
+
+        Raises:
+            StopIteration: There is none.
+            Exception: What the source raises.
+        """
+        with self._lock:
+            if not self._waiting:
+                failure, self._failure = self._failure, None
+                if failure is not None:
+                    raise failure
+                self._see()
+            number = self._num_taken
+            self._num_taken += 1
+            self._kept.pop(number - _NUM_KEPT, None)
+            return number, self._waiting.popleft()
+
+    def look(self, number: int) -> S3BucketKeyData | None:
+        """Returns an object without taking it; None where it is forgotten, or there is none to be seen now."""
+        with self._lock:
+            if number == self._num_seen and self._failure is None and self.taker is not None and self.taker() is not None:
+                try:
+                    self._see()
+                except StopIteration:
+                    return None
+                except Exception as error:  # noqa: BLE001 (it is raised at its place)
+                    self._failure = error
+                    return None
+            return self._kept.get(number)
+
+    def _see(self) -> None:
+        while self._skip:
+            next(self._source)
+            self._skip -= 1
+        one = next(self._source)
+        self._skip = self._step - 1
+        self._waiting.append(one)
+        self._kept[self._num_seen] = one
+        self._num_seen += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            kept = dict(zip(range(self._num_taken, self._num_seen), self._waiting, strict=True))
+            return self.__dict__ | {"_kept": kept, "_lock": None, "taker": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class _Shared:
+    """What is fetched ahead for the readers of one pass over the objects."""
+
+    def __init__(self, client: S3Client, objects: _Objects) -> None:
+        self._client = client
+        self._objects = objects
+        worker = get_worker_info()
+        self._max_bytes = _bytes_ahead(settings().memory_bytes, 1 if worker is None else worker.num_workers)
+        self._ahead: Ahead | None = None
+        self._requests: _Requests | None = None
+        """What `_ahead` asks for."""
+        self._next = 0
+        """The first number that can still be asked for."""
+        self._lock = threading.Lock()
+        """Held while an object is waited for."""
+        self._pid = os.getpid()
+        self.last_bytes: int | None = None
+        """Size of the last object that was not listed; what is thought of the next one."""
+
+    def fetch(self, number: int, one: S3BucketKeyData, *, wants_all: bool) -> BytesView | None:
+        """Returns the bytes of an object, and has those after it fetched; None if it should be read by a stream of its own.
+
+        Args:
+            number: Of the object.
+            one: The object.
+            wants_all: Whether somebody wants all of it at once; who begins with a chunk may need no more.
+
+        Raises:
+            S3dlioError: As the store says.
+            S3Exception: The client cannot be made.
+        """
+        native = self._client._client
+        longest = max(native.limits.part_bytes, self._max_bytes // _LONG_SHARE if wants_all else 0)
+        size = _size_of(one)
+        if size is None and not wants_all:
+            size = longest + 1 if self.last_bytes is None else self.last_bytes
+        if (size is not None and size > longest) or self._pid != os.getpid():
+            return None
+        with self._lock:
+            if number < self._next:
+                return None
+            self._next = number + 1
+            ahead, requests = self._ahead, self._requests
+            if ahead is None or requests is None or not requests.has(number):
+                native.place(one.bucket, one.key)
+                if ahead is not None:
+                    ahead.close()
+                requests = self._requests = _Requests(native, self._objects, number)
+                ahead = self._ahead = Ahead(
+                    requests, max_in_flight=native.max_in_flight, max_bytes=self._max_bytes, limits=native.limits
+                )
+            requests.longest_bytes = longest
+            try:
+                view = ahead.take(number - requests.begin)
+            except (LookupError, ObjectChangedError):
+                # It is forgotten, or not what the listing said any more.
+                return None
+            if one.object_info is None:
+                self.last_bytes = len(view)
+            return view
+
+
+class _Requests:
+    """The requests for the objects from one of them on, as long as they can be fetched ahead one after the other."""
+
+    def __init__(self, native: MountpointS3Client, objects: _Objects, begin: int) -> None:
+        self._native = native
+        self._objects = objects
+        self._number = begin
+        self.begin = begin
+        """Number of the first object."""
+        self._has_ended = False
+        self.longest_bytes = 0
+        """A longer object is not among them."""
+
+    def has(self, number: int) -> bool:
+        """Returns whether that object is among them, or may still be."""
+        return number < self._number or not self._has_ended
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> AheadRequest:
+        one = None if self._has_ended else self._objects.look(self._number)
+        if one is not None and ((size := _size_of(one)) is None or size <= self.longest_bytes):
+            # A bucket that cannot be opened is the error of whoever reads its objects, and nobody else's.
+            with suppress(S3dlioError):
+                place = self._native.place(one.bucket, one.key)
+                self._number += 1
+                return AheadRequest(*place, size)
+        self._has_ended = True
+        raise StopIteration
+
+
+@cache
+def _bytes_ahead(memory_bytes: int, num_workers: int) -> int:
+    """Returns what may be fetched ahead in this process, in bytes. What is "auto" is looked at once: that takes longer than many reads."""
+    return (memory_bytes or default_memory_bytes()) // _MEMORY_SHARE // num_workers or 1
+
+
+def _size_of(one: S3BucketKeyData) -> int | None:
+    return None if one.object_info is None else one.object_info.size
+
+
+class _Place:
+    """One reader's place among those that share; the `get_stream` that it is given. Picklable: as the client's own then."""
+
+    __slots__ = ("_construct", "_get_stream", "_number", "_one", "_shared")
+
+    def __init__(
+        self, shared: _Shared, number: int, one: S3BucketKeyData, construct: S3ReaderConstructorProtocol
+    ) -> None:
+        self._shared: _Shared | None = shared
+        self._number = number
+        self._one = one
+        self._construct = construct
+
+    def construct(self, *, get_stream: GetStreamCallable, **rest: Any) -> S3Reader:
+        """Makes the reader, with this in place of the client's stream."""
+        self._get_stream = get_stream
+        return self._construct(**rest, get_stream=self)
+
+    def __call__(self, start: int | None = None, end: int | None = None) -> GetObjectStream | _Stream:
+        shared = self._shared
+        if shared is None or start or end is not None:
+            return self._get_stream(start, end)
+        # A reader that goes on to live holds nothing of the others.
+        self._shared = None
+        return _Stream(shared, self._number, self._one, self._get_stream)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return identity, (self._get_stream,)
+
+
+class _Stream:
+    """The bytes of one object, as a `GetObjectStream`."""
+
+    def __init__(
+        self, shared: _Shared, number: int, one: S3BucketKeyData, get_stream: GetStreamCallable
+    ) -> None:
+        self.bucket = one.bucket
+        self.key = one.key
+        self._shared: _Shared | None = shared
+        self._number = number
+        self._one = one
+        self._get_stream = get_stream
+        self._own: GetObjectStream | None = None
+        """The client's stream, where the object does not come from what is fetched ahead."""
+        self._view: BytesView | None = None
+        self._position = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        """Returns the next chunk.
+
+        Raises:
+            S3Exception: As the store says.
+        """
+        self._open(wants_all=False)
+        chunk = next(self._own) if self._view is None else self._view[self._position :].tobytes()
+        if not chunk:
+            raise StopIteration
+        self._position += len(chunk)
+        return chunk
+
+    def tell(self) -> int:
+        """Returns where in the object the next chunk begins."""
+        return self._position
+
+    def read_rest(self) -> BytesView:
+        """Returns all that is left, in place.
+
+        Raises:
+            S3Exception: As the store says.
+        """
+        self._open(wants_all=True)
+        rest = self._own.read_rest() if self._view is None else self._view[self._position :]
+        self._position += len(rest)
+        return rest
+
+    def _open(self, *, wants_all: bool) -> None:
+        """Decides at the first use where the bytes come from. After an error, the next use asks by itself."""
+        if self._own is not None or self._view is not None:
+            return
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            with translated(KEY_MISSING):
+                self._view = shared.fetch(self._number, self._one, wants_all=wants_all)
+        if self._view is None:
+            self._own = self._get_stream()
