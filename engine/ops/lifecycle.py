@@ -11,6 +11,7 @@ from ..pool.rooms import close_rooms
 from ..pool.sizes import forget_sizes
 from ..pool.warm import close_warm_pools
 from ..stores.registry import forget_stores
+from .left_uploads import abort_dropped
 
 _LEVELS = {
     "trace": logging.DEBUG,
@@ -44,6 +45,7 @@ def shutdown() -> None:
     What is under way in other threads and tasks goes on, or ends with `PoolClosedError` where it needs memory yet; their connections are
     closed when it has ended.
     """
+    abort_dropped()
     close_warm_pools()
     close_rooms()
     close_inline()

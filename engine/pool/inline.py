@@ -243,7 +243,7 @@ class InlineFetcher:
         self.take_back(loop)
 
     def borrow(self, max_connections: int, limits: Settings | None = None) -> FetchLoop:
-        """As `lend`, for those who keep a loop from one call to the next, and then have `take_back` take it, without a request, or close it."""
+        """As `lend`, for those who keep a loop from one call to the next: `take_back` has it in the end, or they close it."""
         if _left:
             close_left()
         limits = limits or settings()
@@ -329,7 +329,7 @@ _left: deque[FetchLoop] = deque()
 
 
 def leave(loop: FetchLoop) -> None:
-    """Takes the loop of a borrower that the garbage collector has found: perhaps in the middle of a call of this thread, so it takes no lock."""
+    """Takes the loop of a borrower that the garbage collector has found, perhaps in the middle of a call of this thread: takes no lock."""
     loop.hang_up()
     _left.append(loop)
 

@@ -1,0 +1,266 @@
+"""A writer of one object whose bytes come piece by piece, and which is seen whole or not at all.
+
+Rules:
+
+* What is short enough is one request, at `close`. Of what is longer, parts are sent from where they are: as many as a call of `write`
+  brings, side by side, and it returns when they have gone. What is left over, a part at most, is kept.
+* The last byte is never sent before `close`, which completes the object.
+* Whatever fails ends the writer, and what was sent is thrown away: by an error, by Ctrl-C, by `abort`, and where the writer is dropped.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from ..config import settings
+from ..errors import ConfigurationError, S3dlioError, rebuild_error
+from ..memory.buffers import as_payload
+from ..pool.inline import inline_fetcher
+from ..stores.base import Operation, Runner, Store, Upload, run
+from .left_uploads import LeftUpload, abort_dropped
+from .objects import check_key
+from .perform import check_in_flight
+from .uploads import MAX_PARTS_IN_FLIGHT, put_whole, throw_away
+
+if TYPE_CHECKING:
+    from ..config import Settings
+
+T = TypeVar("T")
+
+_STEPS: Final = 10
+"""Parts are of one size for a tenth of what an object may have, and twice as long after that: parts of 5 MiB come to 5 TiB."""
+
+
+class ObjectWriter:
+    """Writes one object. Threads may share it; one waits for the other then.
+
+    Args:
+        store: The object's.
+        key: Of the object; what is there is replaced.
+        part_bytes: Of each part, in bytes; more where the store wants more, or the object is very long. None for the setting
+            `put_part_bytes`.
+        max_in_flight: Parts at once.
+        limits: Attempts, waits, and from how many bytes on there are parts; None for the settings in force.
+        create_only: Whether the object must be new.
+
+    Raises:
+        ConfigurationError: There is no key, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        part_bytes: int | None = None,
+        max_in_flight: int = MAX_PARTS_IN_FLIGHT,
+        limits: Settings | None = None,
+        create_only: bool = False,
+    ) -> None:
+        self._left: LeftUpload | None = None
+        """What becomes of the upload if the writer is dropped."""
+        check_key(store.root + key, key)
+        self._limits = limits or settings()
+        self._part_bytes = self._limits.put_part_bytes if part_bytes is None else part_bytes
+        if type(self._part_bytes) is not int or self._part_bytes < 1:
+            raise ConfigurationError(f"part_bytes must be an int of at least 1, not {part_bytes!r}")
+        self._store = store
+        self._key = key
+        self._max_in_flight = check_in_flight(max_in_flight)
+        self._create_only = create_only
+        self._whole_bytes = min(self._limits.multipart_above_bytes, store.max_put_bytes)
+        """What is kept until it is known that there will be parts."""
+        self._kept = memoryview(bytearray())
+        """Memory for what is not sent yet."""
+        self._num_kept = 0
+        self._num_bytes = 0
+        self._upload: Upload | None = None
+        self._num_parts = 0
+        """That were sent."""
+        self._is_closed = False
+        self._error: Exception | None = None
+        """Why a write has failed."""
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        abort_dropped()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be written any more: it was closed or aborted, or has failed."""
+        return self._is_closed
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that were written."""
+        return self._num_bytes
+
+    def write(self, data: Any) -> None:
+        """Writes the bytes of anything with the buffer protocol. They may be changed when this has returned.
+
+        Raises:
+            ValueError: It was closed or aborted, has failed, or belongs to the process that this one was forked from.
+            TypeError: `data` has no contiguous buffer.
+            S3dlioError: As the store says. Nothing of the object is there then, and nothing more can be written.
+        """
+        payload = as_payload(data)
+        with self._lock:
+            self._check_open()
+            try:
+                if self._upload is None and self._num_kept + len(payload) <= self._whole_bytes:
+                    self._keep(payload)
+                else:
+                    self._send(payload)
+            except BaseException as error:
+                self._fail(error)
+                raise
+            self._num_bytes += len(payload)
+
+    def close(self) -> None:
+        """Completes the object, which can be seen then. Does nothing where it was closed or aborted.
+
+        Raises:
+            AlreadyExistsError: There is an object, and it was to be new.
+            ValueError: It belongs to the process that this one was forked from.
+            S3dlioError: As the store says, or as a write that failed has said: there is no object of what was written.
+        """
+        with self._lock:
+            if self._is_closed:
+                self._raise_again()
+                return
+            self._check_open()
+            data = self._kept[: self._num_kept]
+            try:
+                if self._upload is None:
+                    self._run(put_whole(self._store, self._key, data, self._create_only))
+                else:
+                    self._run(self._upload.put_part(self._num_parts, data, is_last=True))
+                    self._run(self._upload.complete())
+            except BaseException as error:
+                self._fail(error)
+                self._error = None
+                raise
+            self._end()
+
+    def abort(self) -> None:
+        """Throws away what was written; of the object nothing is seen. Does nothing where it was closed or aborted."""
+        with self._lock:
+            self._error = None
+            if not self._is_closed:
+                self._throw_away(partial(inline_fetcher().run, limits=self._limits))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a writer cannot be pickled: what it has sent belongs to one process")
+
+    def __del__(self) -> None:
+        if self._left is not None:
+            self._left.drop()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError("the writer is closed")
+        if self._pid != os.getpid():
+            raise ValueError("the writer belongs to the process that this one was forked from")
+
+    def _raise_again(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+    # What is kept.
+
+    def _keep(self, payload: memoryview) -> None:
+        end = self._num_kept + len(payload)
+        self._make_room(end)
+        self._kept[self._num_kept : end] = payload
+        self._num_kept = end
+
+    def _make_room(self, num_bytes: int) -> None:
+        if len(self._kept) >= num_bytes:
+            return
+        # The system gives pages where they are touched, so one that is too long costs nothing.
+        kept = memoryview(bytearray(max(num_bytes, self._part_bytes if self._upload else self._whole_bytes)))
+        kept[: self._num_kept] = self._kept[: self._num_kept]
+        self._kept = kept
+
+    # What is sent.
+
+    def _send(self, payload: memoryview) -> None:
+        """Sends what makes whole parts, and keeps the rest: a byte at least, a part at most."""
+        upload = self._upload or self._begin()
+        parts, begin, position = self._cut(upload, payload)
+        in_flight = 1 if upload.is_sequential else self._max_in_flight
+        begun = ((None, upload.put_part(number, data, is_last=False)) for number, data in parts)
+        with closing(inline_fetcher().run_many(begun, in_flight, self._limits)) as ended:
+            for _, error in ended:
+                if isinstance(error, S3dlioError):
+                    raise error
+        rest = self._num_kept - begin
+        self._kept[:rest] = self._kept[begin : self._num_kept]
+        self._num_kept = rest
+        self._keep(payload[position:])
+
+    def _begin(self) -> Upload:
+        upload = self._run(self._store.begin_upload(self._key, self._create_only))
+        self._upload = upload
+        self._left = LeftUpload(upload, self._store.root + self._key)
+        least = upload.min_part_bytes
+        wanted = max(self._part_bytes, least)
+        self._part_bytes = -(-wanted // least) * least if upload.is_sequential else wanted
+        return upload
+
+    def _cut(self, upload: Upload, payload: memoryview) -> tuple[list[tuple[int, memoryview]], int, int]:
+        """Returns the parts of what is kept and of `payload` behind it, with how far each of the two has come."""
+        parts = []
+        begin = position = 0
+        while self._num_kept - begin + len(payload) - position > self._part_bytes:
+            if begin < self._num_kept:
+                end = begin + self._part_bytes
+                missing = max(0, end - self._num_kept)
+                self._keep(payload[position : position + missing])
+                position += missing
+                parts.append((self._num_parts, self._kept[begin:end]))
+                begin = end
+            else:
+                parts.append((self._num_parts, payload[position : position + self._part_bytes]))
+                position += self._part_bytes
+            self._num_parts += 1
+            if self._num_parts % max(1, upload.max_parts // _STEPS) == 0:
+                self._part_bytes *= 2
+        return parts, begin, position
+
+    # The end.
+
+    def _end(self) -> None:
+        self._is_closed = True
+        self._upload = None
+        self._kept = memoryview(b"")
+        self._num_kept = 0
+        if self._left is not None:
+            self._left.forget()
+            self._left = None
+
+    def _fail(self, error: BaseException) -> None:
+        # A copy: the frames that the error came through hold this writer, and what was to be written.
+        if isinstance(error, S3dlioError):
+            self._error = rebuild_error(error.to_info())
+        else:
+            self._error = ValueError("writing was interrupted, and nothing of the object is there")
+        self._throw_away(inline_fetcher().runner_of_last_requests(error))
+
+    def _throw_away(self, runner: Runner) -> None:
+        upload, left = self._upload, self._left
+        try:
+            if upload is not None and left is not None and left.forget():
+                run(throw_away(upload, self._store.root + self._key), runner)
+        finally:
+            self._end()
+
+    def _run(self, operation: Operation[T]) -> T:
+        return run(operation, partial(inline_fetcher().run, limits=self._limits))
