@@ -189,7 +189,12 @@ class _Objects:
     def look(self, number: int) -> S3BucketKeyData | None:
         """Returns an object without taking it; None where it is forgotten, or there is none to be seen now."""
         with self._lock:
-            if number == self._num_seen and self._failure is None and self.taker is not None and self.taker() is not None:
+            if (
+                number == self._num_seen
+                and self._failure is None
+                and self.taker is not None
+                and self.taker() is not None
+            ):
                 try:
                     self._see()
                 except StopIteration:
@@ -356,9 +361,7 @@ class _Place:
 class _Stream:
     """The bytes of one object, as a `GetObjectStream`."""
 
-    def __init__(
-        self, shared: _Shared, number: int, one: S3BucketKeyData, get_stream: GetStreamCallable
-    ) -> None:
+    def __init__(self, shared: _Shared, number: int, one: S3BucketKeyData, get_stream: GetStreamCallable) -> None:
         self.bucket = one.bucket
         self.key = one.key
         self._shared: _Shared | None = shared
