@@ -60,6 +60,11 @@ def uris(keys: list[str]) -> list[str]:
     return [f"s3://{BUCKET}/{key}" for key in keys]
 
 
+def sent(value: Any) -> Any:
+    """Returns what another process gets."""
+    return pickle.loads(pickle.dumps(value))  # noqa: TID251 (what the test itself has pickled)
+
+
 # URIs.
 
 
@@ -212,7 +217,7 @@ def test_region_and_endpoint_are_told_and_reach_the_server(
 def test_the_configuration_of_the_client_is_looked_at_when_it_is_used(server: ListedServer, kind: Kind) -> None:
     keys = server.fill(2)
     dataset = kind.from_prefix(PREFIX, region=REGION, s3client_config=S3ClientConfig(part_size=756))
-    with pytest.raises(S3Exception, match="^invalid configuration: part size must be at between 5MiB and 5GiB$"):
+    with pytest.raises(S3Exception, match=r"^invalid configuration: part size must be at between 5MiB and 5GiB$"):
         iter(dataset).__next__()
     config = S3ClientConfig(unsigned=True)
     unsigned = kind.from_prefix(PREFIX, region=REGION, s3client_config=config, transform=key_and_data)
@@ -227,7 +232,7 @@ def test_who_asks_says_which_data_set_and_which_reader(server: ListedServer, kin
         (None, "sequential"),
         (S3ReaderConstructor.range_based(), "range_based"),
         (partial(SequentialS3Reader), "sequential"),
-        (lambda **given: SequentialS3Reader(**given), "unknown"),
+        (SequentialS3Reader, "unknown"),
     ):
         server.requests.clear()
         dataset = kind.from_prefix(PREFIX, region=REGION, transform=key_and_data, reader_constructor=constructor)
@@ -294,7 +299,7 @@ def test_a_reader_has_the_manners_of_a_file(server: ListedServer, kind: Kind) ->
 
 def test_a_reader_that_nobody_has_read_is_pickled_and_reads_by_itself(server: ListedServer, kind: Kind) -> None:
     keys = server.fill(3)
-    readers = pickle.loads(pickle.dumps(list(kind.from_prefix(PREFIX, region=REGION))))
+    readers = sent(list(kind.from_prefix(PREFIX, region=REGION)))
     server.requests.clear()
     assert key_and_data(readers[1]) == expected(server, keys)[1]
     assert server.gets() == [keys[1]]
@@ -514,7 +519,7 @@ def test_a_listing_that_breaks_off_is_an_error_where_it_breaks_and_goes_on_after
     server.list_faults = [None, s3_error(403, "AccessDenied")]
     samples = iter(S3IterableDataset.from_prefix(PREFIX, region=REGION, transform=key_and_data))
     assert [next(samples) for _ in range(10)] == expected(server, keys[:10])
-    with pytest.raises(S3Exception, match="^Client error: Forbidden: scripted"):
+    with pytest.raises(S3Exception, match=r"^Client error: Forbidden: scripted"):
         next(samples)
     assert list(samples) == expected(server, keys[10:])
 
@@ -540,14 +545,14 @@ def test_an_error_of_a_transform_is_the_users_and_the_iteration_goes_on(server: 
 def test_a_map_data_set_lists_once_when_it_is_looked_at_and_takes_its_list_along(server: ListedServer) -> None:
     keys = server.fill(5)
     dataset = S3MapDataset.from_prefix(PREFIX, region=REGION, transform=key_and_data)
-    unseen = pickle.loads(pickle.dumps(dataset))
+    unseen = sent(dataset)
     assert len(dataset) == 5
     assert (dataset[-1], dataset[0]) == (dataset[4], expected(server, keys)[0])
     for index in (5, -6):
         with pytest.raises(IndexError):
             dataset[index]
     assert len(server.lists()) == 1
-    seen = pickle.loads(pickle.dumps(dataset))
+    seen = sent(dataset)
     assert list(seen) == expected(server, keys)
     assert len(server.lists()) == 1
     assert list(unseen) == expected(server, keys)
@@ -619,11 +624,11 @@ def test_a_pickle_knows_the_rank_of_who_made_it(server: ListedServer, monkeypatc
     keys = server.fill(5)
     dataset = S3IterableDataset.from_prefix(PREFIX, region=REGION, enable_sharding=True)
     be_rank(monkeypatch, 1, 2)
-    pickled = pickle.dumps(dataset)
+    other = sent(dataset)
     # As in a worker that is spawned, which has no process group.
     be_rank(monkeypatch, None)
     be_worker(monkeypatch, 1, 2)
-    assert [reader.key for reader in pickle.loads(pickled)] == keys[1::2][1::2]
+    assert [reader.key for reader in other] == keys[1::2][1::2]
 
 
 # Pickles and copies.
@@ -633,7 +638,7 @@ def test_a_data_set_is_pickled_before_and_after_use(server: ListedServer, kind: 
     keys = server.fill(3)
     dataset = kind.from_prefix(PREFIX, region=REGION, transform=key_and_data)
     for _ in range(2):
-        for other in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)):
+        for other in (sent(dataset), copy.deepcopy(dataset)):
             assert type(other) is kind
             assert list(other) == expected(server, keys)
         assert list(dataset) == expected(server, keys)
@@ -645,7 +650,7 @@ def test_the_pickle_of_an_iteration_goes_on_where_it_was(server: ListedServer, n
     server.page_size = 10
     samples = iter(S3IterableDataset.from_prefix(PREFIX, region=REGION, transform=key_and_data))
     assert list(islice(samples, num_read)) == expected(server, keys[:num_read])
-    other = pickle.loads(pickle.dumps(samples))
+    other = sent(samples)
     assert list(other) == list(samples) == expected(server, keys[num_read:])
 
 
