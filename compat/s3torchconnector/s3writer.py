@@ -43,9 +43,8 @@ class S3Writer(io.BufferedIOBase):
         logger.info("Exception occurred before closing stream: %s: %s", kind.__name__, error)
 
     def __del__(self) -> None:
-        # IOBase's own would close, and so write half an object. Without a stream there is nothing yet that could be thrown away.
-        if "_lock" in self.__dict__:
-            self._abort()
+        # IOBase's own would close, and so write half an object. The stream knows by itself that it was dropped.
+        self._closed = True
 
     def write(self, data: Any) -> int:
         """Takes bytes, or any other contiguous buffer; the caller may change it afterwards.

@@ -12,6 +12,9 @@ from s3dlio.engine.stores.base import run
 from s3dlio.engine.stores.memory import MemoryStore, forget
 
 from ._client import MountpointS3Client, Place
+from ._errors import KEY_MISSING, translated
+from ._get import GetObjectStream
+from ._put import PutObjectStream
 
 
 class MockMountpointS3Client:
@@ -85,6 +88,21 @@ class _MockedClient(MountpointS3Client):
         if bucket != self._bucket:
             raise NotFoundError("NoSuchBucket: this client has another one", uri=f"s3://{bucket}/", status=404)
         return Place(self._store, self._store.root + key, key)
+
+    def get_object(self, bucket: str, key: str, start: int | None = None, end: int | None = None) -> GetObjectStream:
+        """As `MountpointS3Client.get_object`; but to look whether the object is there costs nothing here.
+
+        Raises:
+            S3Exception: It is not.
+        """
+        stream = super().get_object(bucket, key, start, end)
+        with translated(KEY_MISSING):
+            self.run(self._store.stat(key))
+        return stream
+
+    def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> PutObjectStream:
+        """As `MountpointS3Client.put_object`; in memory all classes are one, and an object says none."""
+        return super().put_object(bucket, key)
 
 
 def _rebuild(arguments: tuple[Any, ...], bucket: str, root: str) -> _MockedClient:

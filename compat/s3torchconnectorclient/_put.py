@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from s3dlio.engine.config import Settings
+from s3dlio.engine.errors import UnsupportedError
+from s3dlio.engine.ops.writers import ObjectWriter
+from s3dlio.engine.stores.base import Store
+from s3dlio.engine.stores.s3 import S3Store
 
 from ._errors import BUCKET_MISSING, S3Exception, translated
 
@@ -21,10 +25,9 @@ class PutObjectStream:
         self.bucket = bucket
         self.key = place.key
         self._is_open = True
-        from s3dlio.engine.ops.writers import ObjectWriter
-
+        store = place.store if storage_class is None else _stored_as(place.store, storage_class)
         self._writer = ObjectWriter(
-            place.store, place.key, part_bytes=limits.put_part_bytes, max_in_flight=max_in_flight, limits=limits
+            store, place.key, part_bytes=limits.put_part_bytes, max_in_flight=max_in_flight, limits=limits
         )
 
     def write(self, data: Any) -> None:
@@ -34,7 +37,7 @@ class PutObjectStream:
             S3Exception: A part could not be written, and the whole is thrown away; or the stream is closed.
             TypeError: `data` is no buffer.
         """
-        if not self._is_open:
+        if not self._is_open or self._writer.is_closed:
             raise S3Exception("Cannot write to closed object")
         try:
             view = memoryview(data)
@@ -59,3 +62,9 @@ class PutObjectStream:
         """Throws away what was sent; there will be no object. May be called at any time."""
         self._is_open = False
         self._writer.abort()
+
+
+def _stored_as(store: Store, storage_class: str) -> Store:
+    if isinstance(store, S3Store):
+        return store.stored_as(storage_class)
+    raise UnsupportedError("only S3 is asked for a storage class", uri=store.root)
