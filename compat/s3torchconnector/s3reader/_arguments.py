@@ -11,11 +11,11 @@ def check_size(size: Any) -> None:
         raise TypeError(f"argument should be integer or None, not {type(size)!r}")
 
 
-def room_in(buf: Any) -> memoryview:
+def room_in(buf: Any, wanted: str = "argument must be a writable bytes-like object") -> memoryview:
     """Returns the memory of `buf` as writable bytes, whatever its items are.
 
     Raises:
-        TypeError: It has none, or it may not be written or is not contiguous.
+        TypeError: It has none, or it may not be written or is not contiguous; the text says what is `wanted`.
     """
     try:
         room = memoryview(buf)
@@ -23,4 +23,4 @@ def room_in(buf: Any) -> memoryview:
             return room.cast("B") if room.nbytes else memoryview(bytearray())
     except TypeError:
         pass
-    raise TypeError(f"argument must be a writable bytes-like object, not {type(buf).__name__}")
+    raise TypeError(f"{wanted}, not {type(buf).__name__}")

@@ -24,6 +24,10 @@ _LINE_END: Final = re.compile(b"\n")
 class BufferedS3Reader(S3Reader):
     """A reader that has some of the object in hand, and fetches more where that is needed."""
 
+    _size: int | None = None
+    """Bytes; None until somebody needed it, or the end was seen."""
+    _position = 0
+
     def __init__(self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: Any) -> None:
         if not bucket:
             raise ValueError("Bucket should be specified")
@@ -31,9 +35,6 @@ class BufferedS3Reader(S3Reader):
         self._key = key
         self._get_object_info = get_object_info
         self._get_stream = get_stream
-        self._size: int | None = None
-        """Bytes; None until somebody needed it, or the end was seen."""
-        self._position = 0
 
     @property
     def bucket(self) -> str:
@@ -94,16 +95,6 @@ class BufferedS3Reader(S3Reader):
     @abstractmethod
     def _window(self) -> memoryview:
         """Returns some of the bytes from the position on, fetching where there are none at hand; empty only at the end."""
-
-    def read1(self, size: int | None = -1, /) -> bytes:
-        """Returns at least a byte, if there is one, and at most `size`: what is there without asking twice."""
-        check_size(size)
-        if size == 0:
-            return b""
-        window = self._window()
-        data = bytes(window if size is None or size < 0 else window[:size])
-        self._position += len(data)
-        return data
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Returns the bytes up to the next line end, with it, or up to the end; at most `size`, unless it is None or negative."""

@@ -222,7 +222,7 @@ class DCPOptimizedS3Reader(S3Reader):
             S3Exception: The store refused, or the object has changed.
             TypeError: `size` is no integer.
             ValueError: `size` is None or negative; or these bytes are neither of this item nor of the next one; or the file ends
-                before them; or this is closed.
+                before them.
         """
         if size is None:
             raise ValueError(f"Size cannot be None; full read not supported.\n{FALLBACK_GUIDANCE}")
@@ -270,14 +270,12 @@ class DCPOptimizedS3Reader(S3Reader):
         return self._position
 
     def close(self) -> None:
-        """Lets the stream and the bytes go."""
+        """Lets the stream and the bytes go; whoever reads on has them fetched again."""
         self._stream = self._item = None
         super().close()
 
     def _item_with(self, start: int, end: int) -> _ItemViewBuffer:
         """Returns the item that has the bytes `[start, end)`, fetched if need be, at the position of `start`."""
-        if self.closed:
-            raise ValueError("I/O operation on closed file.")
         number = self._find(start, end)
         item = self._item_ranges[number]
         if self._item is None or number != self._current:

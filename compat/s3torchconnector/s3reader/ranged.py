@@ -65,8 +65,10 @@ class RangedS3Reader(BufferedS3Reader):
             return b""
         pieces = self._fetch(start, end)
         self._position = end
-        only = pieces[0] if len(pieces) == 1 and end - start == self._get_size() else None
-        return only if isinstance(only, BytesView) else b"".join(pieces)
+        is_whole = start == 0 and (size is None or size < 0)
+        if is_whole and len(pieces) == 1 and isinstance(pieces[0], BytesView):
+            return pieces[0]
+        return b"".join(pieces)
 
     def readinto(self, buf: Any) -> int:
         """Fills `buf` from the position on; returns how many bytes there were, 0 at the end.

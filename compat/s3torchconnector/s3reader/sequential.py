@@ -26,6 +26,12 @@ class SequentialS3Reader(BufferedS3Reader):
     too. All else that is read is `bytes`.
     """
 
+    _stream: Iterator[bytes] | None = None
+    _is_complete = False
+    _failure: str | None = None
+    """Why an iterator broke off. Asked again it might say that it has ended; and another one might be of another version.
+    One of the client's goes on where it was."""
+
     def __init__(
         self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: Callable[[], GetObjectStream]
     ) -> None:
@@ -39,11 +45,7 @@ class SequentialS3Reader(BufferedS3Reader):
                 gives all that is left at once.
         """
         super().__init__(bucket, key, get_object_info, get_stream)
-        self._stream: Iterator[bytes] | None = None
         self._pieces = Pieces()
-        self._is_complete = False
-        self._failure: str | None = None
-        """Why the stream ended before the object did: none is opened in its place, for its bytes might be another version's."""
 
     def prefetch(self) -> None:
         """Opens the stream, unless it was opened before.
@@ -78,7 +80,7 @@ class SequentialS3Reader(BufferedS3Reader):
             S3Exception: The store refused, or the object broke off.
             TypeError: `buf` is not writable memory.
         """
-        room = room_in(buf)
+        room = room_in(buf, "readinto() argument must be read-write bytes-like object")
         if self._position_at_end() or not room:
             return 0
         self._fetch_to(self._position + len(room))
@@ -103,11 +105,11 @@ class SequentialS3Reader(BufferedS3Reader):
             try:
                 piece = self._fetch(stop)
             except BaseException as error:
-                if self._pieces.nbytes:
-                    self._failure = f"{type(error).__name__}: {error}"
-                else:
+                if not self._pieces.nbytes:
                     # Nobody has seen a byte of it, so the next read may begin anew.
                     self._stream = None
+                elif not hasattr(self._stream, "read_rest"):
+                    self._failure = f"{type(error).__name__}: {error}"
                 raise
             if piece is not None:
                 self._pieces.append(piece)
