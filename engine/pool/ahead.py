@@ -118,6 +118,8 @@ class Ahead:
         """The size that was seen last."""
         self._held_bytes = 0
         """The sum over all entries."""
+        self._has_stalled = False
+        """Whether there are entries that wait for room, or to be begun."""
         self._wanted = -1
         """The number that somebody waits for."""
         self._fetcher: InlineFetcher | None = None
@@ -220,11 +222,13 @@ class Ahead:
 
     def _fill(self, loop: FetchLoop) -> None:
         """Begins what there is room for, in order."""
-        for number, entry in self._entries.items():
-            if entry.read is None:
-                self._begin(number, entry, loop)
-            elif entry.waiting is not None:
-                self._supply(number, entry, entry.read, loop)
+        if self._has_stalled:
+            self._has_stalled = False
+            for number, entry in self._entries.items():
+                if entry.read is None:
+                    self._begin(number, entry, loop)
+                elif entry.waiting is not None:
+                    self._supply(number, entry, entry.read, loop)
         while (request := self._peek()) is not None:
             known = request.num_bytes
             num_bytes = self._seen_bytes if known is None else known
@@ -252,6 +256,7 @@ class Ahead:
 
     def _begin(self, number: int, entry: _Entry, loop: FetchLoop) -> None:
         if entry.is_put_off and number != self._wanted:
+            self._has_stalled = True
             return
         store, uri, key, size, version, start, end = entry.request
         entry.read = PartedRead(Wanted(store, uri, key, start, end, size, version), self._limits, number)
@@ -264,12 +269,14 @@ class Ahead:
         fetch = entry.waiting
         assert fetch is not None
         num_bytes = read.needed(fetch)
-        if self._has_room(number, entry, num_bytes):
-            entry.waiting = None
-            self._hold(entry, num_bytes)
-            read.go_on(loop, fetch)
-            if read.is_over:
-                self._note_end(number, entry, read, loop)
+        if not self._has_room(number, entry, num_bytes):
+            self._has_stalled = True
+            return
+        entry.waiting = None
+        self._hold(entry, num_bytes)
+        read.go_on(loop, fetch)
+        if read.is_over:
+            self._note_end(number, entry, read, loop)
 
     def _has_room(self, number: int, entry: _Entry, num_bytes: int) -> bool:
         if number == self._wanted or num_bytes <= entry.num_bytes:
@@ -323,6 +330,7 @@ class Ahead:
                 return
         entry.is_put_off = True
         entry.reset()
+        self._has_stalled = True
 
     # The loop.
 
@@ -364,6 +372,8 @@ class Ahead:
             if entry.read is not None and not entry.read.is_over:
                 entry.read.abandon()
                 entry.reset()
+        self._has_stalled = True
+        self._held_bytes = sum(entry.num_bytes for entry in self._entries.values())
 
     def _begin_in_child(self) -> None:
         """After a fork: everything anew, and what the parent has is kept and never touched."""
@@ -377,6 +387,7 @@ class Ahead:
                 if entry.read is not None:
                     entry.read.abandon()
                 entry.reset()
+            self._has_stalled = True
             self._lock = threading.Lock()
             self._pid = os.getpid()
 

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import ChecksumMismatchError, InvalidRangeError, ObjectChangedError, ProtocolError, S3dlioError
 from ..fetch.checksums import Checksum, raise_mismatch, sum_function
@@ -75,7 +75,7 @@ class PartedRead:
         self._parts: list[_Part] = []
         self._expected: Checksum | None = None
         """Of the whole object, once somebody has said it."""
-        self._asking: Operation[Any] | None = None
+        self._asking: Operation[tuple[str | None, Checksum] | None] | None = None
         """Asks for it."""
         self._asked: Fetch | None = None
         """Its request."""
@@ -247,7 +247,8 @@ class PartedRead:
             return
         memory = self.view.data
         self._is_whole = not start and end == self._size
-        if self._is_whole and self._expected is None and self._limits.verify_checksums:
+        # The answer to a request for all of it has said already what there is to say.
+        if self._is_whole and self._limits.verify_checksums and (first is None or self._is_cut):
             self._ask_for_sum(loop)
         if first is not None:
             first.end = min(end, start + step)
@@ -259,10 +260,7 @@ class PartedRead:
             self._submit(loop, part)
 
     def _ask_for_sum(self, loop: FetchLoop) -> None:
-        find = getattr(self.wanted.store, "find_sum", None)
-        if find is None:
-            return
-        self._asking = find(self.wanted.key)
+        self._asking = self.wanted.store.find_sum(self.wanted.key)
         self._go_on_asking(loop, None)
 
     # Ending.
@@ -277,7 +275,7 @@ class PartedRead:
         if isinstance(step, Ended):
             # Who may not ask, or whom nobody answers, has bytes that are not verified.
             self._asking = self._asked = None
-            if isinstance(step.result, tuple) and step.result[0] == self._version:
+            if not isinstance(step.result, S3dlioError) and step.result is not None and step.result[0] == self._version:
                 self._expected = step.result[1]
             return
         step.token = self

@@ -19,7 +19,7 @@ from ..types import Container, ListEntry, ObjectInfo
 from .azure_config import AzureSpec, configured_account, resolve_container
 from .azure_ops import MAX_PUT_BYTES, AzureOperations, AzureUpload, note_marker
 from .azure_wire import AzureWire, check_key
-from .base import Listing, Operation, Store
+from .base import Listing, Operation, Store, no_sum
 from .renewing import Renewer
 
 
@@ -77,6 +77,8 @@ class AzureStore:
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
         return self._lane.stat(key)
+
+    find_sum = no_sum
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`, by List Blobs; pages come when they are asked for. What a page repeats of the one before is left out.

@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from ..errors import InvalidRangeError, S3dlioError
+from ..fetch.checksums import Checksum
 from ..fetch.request import Fetch
 from ..types import ListEntry, ObjectInfo
 
@@ -62,6 +63,14 @@ class Store(Protocol):
 
         Raises:
             NotFoundError: No such object; a prefix is none.
+        """
+        ...
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """Returns the version that is there now, and the checksum that the store has of it as a whole; None where it has none.
+
+        Raises:
+            NotFoundError: As `stat`.
         """
         ...
 
@@ -185,6 +194,11 @@ def at_once(function: Callable[P, T]) -> Callable[P, Operation[T]]:
         return function(*args, **kwargs)
 
     return operation
+
+
+@at_once
+def no_sum(_store: Store, _key: str) -> None:
+    """As `Store.find_sum`, of a store that has no checksums of whole objects."""
 
 
 class Ended(NamedTuple, Generic[T]):

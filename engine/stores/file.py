@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..errors import InternalError, S3dlioError, UnsupportedError
 from ..types import ListEntry, ObjectInfo, PendingUpload
-from .base import Listing, Store, at_once
+from .base import Listing, Store, at_once, no_sum
 from .file_left import find_names
 from .file_wire import FileSpec, FileWire, check_regular, errors_named, iso_of, version_of
 from .file_write import NewFile, copy_file, is_temporary, make_directories
@@ -54,6 +54,8 @@ class FileStore:
         return ObjectInfo(
             uri=uri, size=found.st_size, version=version, etag=version, last_modified=iso_of(found), storage_class="STANDARD"
         )
+
+    find_sum = no_sum
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`: sorted within each directory; symbolic links to directories are listed but not followed."""

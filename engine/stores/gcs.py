@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..errors import S3dlioError
+from ..fetch.checksums import Checksum
 from ..types import Container, ObjectInfo
 from .base import Listing, Operation, Store
 from .gcs_config import GcsSpec, resolve_bucket
@@ -61,6 +62,10 @@ class GcsStore:
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
         return self._lane.stat(key)
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`."""
+        return self._lane.find_sum(key)
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`."""

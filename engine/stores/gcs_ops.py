@@ -24,7 +24,7 @@ from ..errors import (
     S3dlioError,
     ServerError,
 )
-from ..fetch.checksums import sum_function
+from ..fetch.checksums import Checksum, decode, sum_function
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
 from ..fetch.sigv4 import encode_query
@@ -118,6 +118,12 @@ class GcsOperations:
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
         return (yield from self._resource(key)).describe(self.root + key)
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`."""
+        found = yield from self._resource(key)
+        value = None if found.crc32c is None else decode("crc32c", found.crc32c.encode("ascii", "replace"))
+        return None if value is None else (found.describe(self.root + key).version, Checksum("crc32c", value))
 
     def _resource(self, key: str) -> Operation[Resource]:
         return self.ask(self.root + key, "GET", self._object(key, [("projection", "noAcl")]), resource_of)

@@ -23,6 +23,7 @@ from ..errors import (
     S3dlioError,
     UnsupportedError,
 )
+from ..fetch.checksums import Checksum
 from ..fetch.sigv4 import Headers
 from ..text import clean
 from ..types import Container, ListEntry, ObjectDetails, ObjectInfo, PendingUpload
@@ -112,6 +113,10 @@ class S3Store:
     def stat(self, key: str) -> Operation[ObjectInfo]:
         """As `Store.stat`."""
         return self._by_lane(lambda lane: lane.stat(key))
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`, by HEAD."""
+        return self._by_lane(lambda lane: lane.find_sum(key))
 
     def list_pages(self, prefix: str, recursive: bool) -> Listing:
         """As `Store.list_pages`, by ListObjectsV2; pages come when they are asked for. What a page repeats of the one before is left out.

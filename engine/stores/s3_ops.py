@@ -17,6 +17,7 @@ from ..errors import (
     ProtocolError,
     S3dlioError,
 )
+from ..fetch.checksums import Checksum
 from ..fetch.http1 import ResponseHead
 from ..fetch.request import Exchange, Fetch
 from ..fetch.sigv4 import Headers
@@ -70,6 +71,11 @@ class S3Operations:
         if not key:
             raise NotFoundError("a bucket is no object: the URI has no key", uri=self.root)
         return (yield from self.head(key))
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`."""
+        head = yield from self.head(key, with_checksum=True)
+        return None if head.checksum is None else (head.version, head.checksum)
 
     def head(self, key: str, with_checksum: bool = False) -> Operation[ResponseHead]:
         """Returns the head that a HEAD gives."""
