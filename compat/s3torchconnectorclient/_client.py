@@ -146,7 +146,7 @@ class MountpointS3Client:
             S3Exception: The bucket cannot be opened.
         """
         with translated(KEY_MISSING):
-            return GetObjectStream(self, self.place(bucket, key), bucket, start or 0, end)
+            return GetObjectStream(self, self.place(bucket, key), bucket, 0 if start is None else start, end)
 
     def put_object(self, bucket: str, key: str, storage_class: str | None = None) -> PutObjectStream:
         """Returns a stream that becomes the object when it is closed.

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import index
 from typing import TYPE_CHECKING, Final
 
 from s3dlio.engine.errors import InvalidRangeError, S3dlioError
@@ -19,7 +20,7 @@ from s3dlio.engine.pool.ahead import Ahead, AheadRequest
 from s3dlio.engine.pool.parted import is_strong
 from s3dlio.engine.pool.rooms import new_view_fetch
 
-from ._errors import KEY_MISSING, translated
+from ._errors import KEY_MISSING, S3Exception, translated
 
 if TYPE_CHECKING:
     from s3dlio.engine.memory.view import BytesView
@@ -42,11 +43,15 @@ class GetObjectStream:
 
     Raises:
         OverflowError: A bound is negative.
+        S3Exception: The range ends before it begins.
+        TypeError: A bound is no integer.
     """
 
     def __init__(self, client: MountpointS3Client, place: Place, bucket: str, start: int, end: int | None) -> None:
-        if start < 0 or (end is not None and end < 0):
+        if index(start) < 0 or (end is not None and index(end) < 0):
             raise OverflowError("can't convert negative int to unsigned")
+        if end is not None and end < start:
+            raise S3Exception(f"Client error: the range from {start} to {end} ends before it begins")
         self.bucket = bucket
         self.key = place.key
         self._client = client
@@ -57,6 +62,8 @@ class GetObjectStream:
         self._size: int | None = None
         """Of the object, and `_version` with it; None before the first answer."""
         self._version: str | None = None
+        self._chunk: BytesView | None = None
+        """The next one, where `prefetch` has fetched it."""
         self._ahead: Ahead | None = None
         self._num_taken = 0
         """Chunks taken from `_ahead`."""
@@ -73,7 +80,7 @@ class GetObjectStream:
         if self._is_over:
             raise StopIteration
         with translated(KEY_MISSING):
-            view = self._first() if self._size is None else self._following()
+            view = self._next()
         if view is None:
             raise StopIteration
         chunk = bytes(view)
@@ -84,12 +91,26 @@ class GetObjectStream:
         """Returns where in the object the next chunk begins."""
         return self._position
 
+    def prefetch(self) -> None:
+        """Fetches the next chunk, which is waited for, and kept until it is taken.
+
+        Raises:
+            S3Exception: As the store says.
+        """
+        if not self._is_over:
+            with translated(KEY_MISSING):
+                self._chunk = self._next()
+
     def read_rest(self) -> BytesView:
         """Returns all that is left, in place: no byte of it is copied.
 
         Raises:
             S3Exception: As the store says.
         """
+        chunk, self._chunk = self._chunk, None
+        if chunk is not None and self._position + len(chunk) == self._end:
+            self._position = self._end
+            return chunk
         self._drop_ahead()
         with translated(KEY_MISSING):
             found = self._rest()
@@ -116,6 +137,12 @@ class GetObjectStream:
             limits=self._client.limits,
             max_in_flight=self._client.max_in_flight,
         )
+
+    def _next(self) -> BytesView | None:
+        chunk, self._chunk = self._chunk, None
+        if chunk is not None:
+            return chunk
+        return self._first() if self._size is None else self._following()
 
     def _note(self, found: FoundRange) -> None:
         """Notes what all that was left has told."""

@@ -48,11 +48,16 @@ class SequentialS3Reader(BufferedS3Reader):
         self._pieces = Pieces()
 
     def prefetch(self) -> None:
-        """Opens the stream, unless it was opened before.
+        """Opens the stream, unless it was opened before, and has it fetch its first bytes, where it can.
 
         Raises:
             S3Exception: The store refused.
         """
+        if self._stream is None:
+            self._open()
+            getattr(self._stream, "prefetch", _nothing)()
+
+    def _open(self) -> None:
         if self._stream is None:
             self._stream = self._get_stream()
 
@@ -60,7 +65,7 @@ class SequentialS3Reader(BufferedS3Reader):
         check_size(size)
         if self._position_at_end():
             return b""
-        self.prefetch()
+        self._open()
         start = self._position
         if size is None or size < 0:
             self._fetch_to(sys.maxsize)
@@ -101,7 +106,7 @@ class SequentialS3Reader(BufferedS3Reader):
         while self._pieces.nbytes < stop and not self._is_complete:
             if self._failure is not None:
                 raise S3Exception(f"Reading {name_of(self._bucket, self._key)} broke off before: {self._failure}")
-            self.prefetch()
+            self._open()
             try:
                 piece = self._fetch(stop)
             except BaseException as error:
@@ -129,3 +134,7 @@ class SequentialS3Reader(BufferedS3Reader):
             piece = next(self._stream, None)
             self._is_complete = piece is None
         return piece
+
+
+def _nothing() -> None:
+    """What a stream does that cannot prefetch."""
