@@ -24,8 +24,15 @@ from ...s3torchconnectorclient._mountpoint_s3_client import S3Exception
 from .._s3client import S3Client, S3ClientConfig
 from .._s3dataset_common import parse_s3_uri
 from .._user_agent import UserAgent
-from ..s3reader import DCPS3ReaderConstructorProtocol, S3Reader, S3ReaderConstructor, S3ReaderConstructorProtocol
+from ..s3reader import (
+    DCPOptimizedConstructor,
+    DCPS3ReaderConstructorProtocol,
+    S3Reader,
+    S3ReaderConstructor,
+    S3ReaderConstructorProtocol,
+)
 from ..s3writer import S3Writer
+from ._groups_ahead import GroupsAhead
 from .s3_prefix_strategy import DefaultPrefixStrategy, S3PrefixStrategyBase
 
 try:
@@ -35,7 +42,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint._extension import ExtensionRegistry
-    from torch.distributed.checkpoint.planner import LoadPlan, ReadItem, SavePlan, SavePlanner
+    from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
     from torch.distributed.checkpoint.storage import WriteResult
     from torch.futures import Future
 
@@ -190,6 +197,15 @@ class S3FileSystem(FileSystemBase):
             return False
         return True
 
+    @contextmanager
+    def reading_by(self, constructor: S3ReaderConstructorProtocol) -> Generator[None]:
+        """Has files read by another constructor within the block."""
+        before, self._reader_constructor = self._reader_constructor, constructor
+        try:
+            yield
+        finally:
+            self._reader_constructor = before
+
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(S3Exception),
         stop=tenacity.stop_after_attempt(3),
@@ -327,18 +343,21 @@ class S3StorageReader(FileSystemReader):
         """Puts what is read into the order of the files, and tells the reader which ranges that are; returns the same plan."""
         plan.items.sort(key=lambda item: self.storage_data[item.storage_index].offset)
         if isinstance(self._reader_constructor, DCPS3ReaderConstructorProtocol):
-            self._reader_constructor.set_item_ranges_by_file(
-                self._once(plan.items), self.storage_data, _uri_of(self.path)
-            )
+            self._reader_constructor.set_item_ranges_by_file(plan.items, self.storage_data, _uri_of(self.path))
         return plan
 
-    def _once(self, items: list[ReadItem]) -> list[ReadItem]:
-        """Returns the first item of each range: one that two shards are cut from is read once."""
-        found: dict[tuple[str, int], ReadItem] = {}
-        for item in items:
-            info = self.storage_data[item.storage_index]
-            found.setdefault((info.relative_path, info.offset), item)
-        return list(found.values())
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Reads what the plan says, file by file, and has what comes next fetched meanwhile.
+
+        Raises:
+            S3Exception: The store refused.
+            ValueError: A file is shorter than its metadata says.
+        """
+        files, constructor = self.fs, self._reader_constructor
+        if not (isinstance(files, S3FileSystem) and isinstance(constructor, DCPOptimizedConstructor)):
+            return super().read_data(plan, planner)
+        with GroupsAhead(files._client, constructor) as ahead, files.reading_by(ahead.construct):
+            return super().read_data(plan, planner)
 
 
 def _uri_of(path: str | os.PathLike[str]) -> str:

@@ -196,7 +196,7 @@ class DCPOptimizedS3Reader(S3Reader):
         self._item_ranges = [item for item in item_ranges if item.end != item.start]
         if not self._item_ranges:
             raise ValueError("No non-empty ranges to read (all ranges were length 0)")
-        self._range_groups = _group(self._item_ranges, max_gap_size)
+        self._range_groups = group_ranges(self._item_ranges, max_gap_size)
         self._group_of = [group for group in self._range_groups for _ in group.item_ranges]
         """Of each item."""
         self._streams = Streams(name_of(bucket, key), get_stream)
@@ -317,7 +317,7 @@ class DCPOptimizedS3Reader(S3Reader):
         return loaded
 
 
-def _group(items: list[ItemRange], max_gap_size: float) -> list[RangeGroup]:
+def group_ranges(items: list[ItemRange], max_gap_size: float) -> list[RangeGroup]:
     """Returns the groups of ranges that share a stream.
 
     Raises:
