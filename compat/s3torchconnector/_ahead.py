@@ -20,25 +20,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from torch.utils.data import get_worker_info
 
 from s3dlio.engine.config import settings
 from s3dlio.engine.errors import ObjectChangedError, S3dlioError
 from s3dlio.engine.memory.limits import default_memory_bytes
+from s3dlio.engine.memory.view import BytesView
 from s3dlio.engine.pool.ahead import Ahead, AheadRequest
 
-from ..s3torchconnectorclient._errors import KEY_MISSING, translated
+from ..s3torchconnectorclient._errors import KEY_MISSING, translate
 from ._s3client import S3Client
 from ._s3dataset_common import identity
 
 if TYPE_CHECKING:
-    from s3dlio.engine.memory.view import BytesView
-
     from ..s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, MountpointS3Client
     from ._s3bucket_key_data import S3BucketKeyData
     from .s3reader import GetStreamCallable, S3Reader, S3ReaderConstructorProtocol
+    from .s3reader.protocol import GetObjectInfo
 
 _NUM_KEPT: Final = 1024
 """Objects that are remembered after their readers were made: whoever collects readers and reads them later has them fetched ahead too."""
@@ -85,7 +85,7 @@ class ReadersAhead:
 
     def _share(self) -> _Shared | None:
         client = self._client
-        is_own = isinstance(client, S3Client) and type(client)._get_object_stream is _STREAM_OF_CLIENT
+        is_own = getattr(type(client), "_get_object_stream", None) is _STREAM_OF_CLIENT
         if not is_own or "_get_object_stream" in vars(client):
             return None
         self._objects.taker = weakref.ref(self)
@@ -341,10 +341,13 @@ class _Place:
         self._one = one
         self._construct = construct
 
-    def construct(self, *, get_stream: GetStreamCallable, **rest: Any) -> S3Reader:
+    def construct(
+        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
+    ) -> S3Reader:
         """Makes the reader, with this in place of the client's stream."""
         self._get_stream = get_stream
-        return self._construct(**rest, get_stream=self)
+        mine = cast("GetStreamCallable", self)
+        return self._construct(bucket=bucket, key=key, get_object_info=get_object_info, get_stream=mine)
 
     def __call__(self, start: int | None = None, end: int | None = None) -> GetObjectStream | _Stream:
         shared = self._shared
@@ -361,6 +364,8 @@ class _Place:
 class _Stream:
     """The bytes of one object, as a `GetObjectStream`."""
 
+    __slots__ = ("_get_stream", "_number", "_one", "_position", "_shared", "_source", "bucket", "key")
+
     def __init__(self, shared: _Shared, number: int, one: S3BucketKeyData, get_stream: GetStreamCallable) -> None:
         self.bucket = one.bucket
         self.key = one.key
@@ -368,9 +373,8 @@ class _Stream:
         self._number = number
         self._one = one
         self._get_stream = get_stream
-        self._own: GetObjectStream | None = None
-        """The client's stream, where the object does not come from what is fetched ahead."""
-        self._view: BytesView | None = None
+        self._source: BytesView | GetObjectStream | None = None
+        """The whole object; or a stream of its own, where it does not come from what is fetched ahead."""
         self._position = 0
 
     def __iter__(self) -> Self:
@@ -382,8 +386,8 @@ class _Stream:
         Raises:
             S3Exception: As the store says.
         """
-        self._open(wants_all=False)
-        chunk = next(self._own) if self._view is None else self._view[self._position :].tobytes()
+        source = self._open(wants_all=False)
+        chunk = source[self._position :].tobytes() if isinstance(source, BytesView) else next(source)
         if not chunk:
             raise StopIteration
         self._position += len(chunk)
@@ -393,24 +397,37 @@ class _Stream:
         """Returns where in the object the next chunk begins."""
         return self._position
 
+    def prefetch(self) -> None:
+        """Fetches what the next chunk is of.
+
+        Raises:
+            S3Exception: As the store says.
+        """
+        source = self._open(wants_all=False)
+        if not isinstance(source, BytesView):
+            source.prefetch()
+
     def read_rest(self) -> BytesView:
         """Returns all that is left, in place.
 
         Raises:
             S3Exception: As the store says.
         """
-        self._open(wants_all=True)
-        rest = self._own.read_rest() if self._view is None else self._view[self._position :]
+        source = self._open(wants_all=True)
+        rest: BytesView = source[self._position :] if isinstance(source, BytesView) else source.read_rest()
         self._position += len(rest)
         return rest
 
-    def _open(self, *, wants_all: bool) -> None:
-        """Decides at the first use where the bytes come from. After an error, the next use asks by itself."""
-        if self._own is not None or self._view is not None:
-            return
+    def _open(self, *, wants_all: bool) -> BytesView | GetObjectStream:
+        """Returns where the bytes come from, which is decided at the first use. After an error, the next use asks by itself."""
+        if self._source is not None:
+            return self._source
         shared, self._shared = self._shared, None
         if shared is not None:
-            with translated(KEY_MISSING):
-                self._view = shared.fetch(self._number, self._one, wants_all=wants_all)
-        if self._view is None:
-            self._own = self._get_stream()
+            try:
+                self._source = shared.fetch(self._number, self._one, wants_all=wants_all)
+            except S3dlioError as error:
+                raise translate(error, KEY_MISSING) from error
+        if self._source is None:
+            self._source = self._get_stream()
+        return self._source

@@ -315,6 +315,16 @@ def test_the_first_read_has_those_after_it_fetched_too(server: ListedServer) -> 
     assert list(dataset) == expected(server, keys)
 
 
+def test_who_prefetches_has_those_after_it_fetched_too(server: ListedServer) -> None:
+    keys = server.fill(30)
+    server.faults[f"/{BUCKET}/{keys[0]}"] = [answered_after(server, 8)]
+    first, *_ = readers = list(S3IterableDataset.from_prefix(PREFIX, region=REGION))
+    first.prefetch()
+    assert keys[0] in server.gets()
+    assert [key_and_data(reader) for reader in readers] == expected(server, keys)
+    assert sorted(server.gets()) == keys
+
+
 def test_the_objects_of_a_batch_are_fetched_together(server: ListedServer) -> None:
     keys = server.fill(30)
     dataset = S3MapDataset.from_prefix(PREFIX, region=REGION, transform=key_and_data)
