@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, InvalidRangeError, NotFoundError
+from ..errors import ConfigurationError, InvalidRangeError, NotFoundError, ObjectChangedError
 from ..memory.buffers import as_payload
 from ..pool.inline import inline_fetcher
 from ..pool.rooms import ViewFetch, new_view_fetch, process_rooms
@@ -92,16 +92,19 @@ def is_at_end(place: Place, offset: int, error: InvalidRangeError) -> Operation[
     return error.status is not None and (yield from place.store.stat(place.key)).size == offset
 
 
-def look_at_nothing(place: Place, offset: int) -> Operation[None]:
-    """Makes sure that there is an object, and that the empty range at `offset` is in it.
+def look_at_nothing(place: Place, offset: int, size: int | None = None, version: str | None = None) -> Operation[None]:
+    """Makes sure that there is an object, of this size and version where they are given, and that the empty range at `offset` is in it.
 
     Raises:
         InvalidRangeError: It is beyond the end.
         NotFoundError: There is no object.
+        ObjectChangedError: It is another one.
     """
-    size = (yield from place.store.stat(place.key)).size
-    if offset > size:
-        raise InvalidRangeError(f"the range begins at {offset}, the object has {size} bytes", uri=place.uri)
+    found = yield from place.store.stat(place.key)
+    if size not in (None, found.size) or version not in (None, found.version):
+        raise ObjectChangedError("the object is not of the size and version that were given", uri=place.uri)
+    if offset > found.size:
+        raise InvalidRangeError(f"the range begins at {offset}, the object has {found.size} bytes", uri=place.uri)
 
 
 def put_bytes(uri: str, data: Any, *, if_none_match: bool = False) -> None:

@@ -91,8 +91,8 @@ def find_range_in_parts(
     limits = limits or settings()
     place = Place(uri, store, key)
     fetcher = inline_fetcher()
-    if end is not None and end <= start:
-        run(look_at_nothing(place, start), lambda fetch: fetcher.run(fetch, limits))
+    if (end is not None and end <= start) or (start and size == start):
+        run(look_at_nothing(place, start, size, version), lambda fetch: fetcher.run(fetch, limits))
         return FoundRange(process_rooms().empty_view())
     read = PartedRead(Wanted(store, uri, key, start, end, size, version), limits)
     try:

@@ -98,6 +98,11 @@ class PartedRead:
         if size is not None and start > size:
             self._end(loop, InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=uri))
             return
+        if (size is not None and start == size and start) or (end is not None and end <= start):
+            # Of which no range could be asked for.
+            self.view = process_rooms().empty_view()
+            self._end(loop, None)
+            return
         if size is not None and (end is None or end >= size):
             end = None if not start else size
             stop: int | None = size
@@ -141,8 +146,9 @@ class PartedRead:
         elif fetch.state is State.DONE:
             self._take(fetch)
         else:
-            self._fail(loop, fetch.error or ProtocolError("the request was given up", uri=fetch.uri))
-            fetch.error = None
+            error, fetch.error = fetch.error, None
+            _let_go(fetch)
+            self._fail(loop, error or ProtocolError("the request was given up", uri=fetch.uri))
         if not self._under_way and not self.is_over:
             self._finish(loop)
 
@@ -193,9 +199,7 @@ class PartedRead:
     def _forget(self, under_way: set[Fetch]) -> None:
         for fetch in under_way:
             fetch.token = None
-            fetch.out = None
-            if isinstance(fetch, ViewFetch):
-                fetch.view = None
+            _let_go(fetch)
         if self._asking is not None:
             self._asking.close()
         self._asking = self._asked = self.view = None
@@ -361,6 +365,13 @@ class PartedRead:
 
     def _is_long(self, num_bytes: int) -> bool:
         return self._may_split and num_bytes > max(self._limits.split_above_bytes, self._limits.part_bytes)
+
+
+def _let_go(fetch: Fetch) -> None:
+    """Takes the memory from a request that has ended: whoever has its error, with the frames that it came through, has the request too."""
+    fetch.out = None
+    if isinstance(fetch, ViewFetch):
+        fetch.view = None
 
 
 def is_strong(version: str | None) -> bool:
