@@ -20,7 +20,7 @@ import numbers
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, SupportsIndex, TypeAlias
+from typing import Any, Final, SupportsIndex, TypeAlias
 from weakref import ref
 
 import numpy as np
@@ -88,13 +88,37 @@ def _plainly(name: str) -> Callable[..., Any]:
     return method
 
 
+def _of_copy(name: str) -> Callable[..., Any]:
+    """Returns the method `name` of bytes, as it works on a copy."""
+
+    def method(self: BytesView, *args: Any, **kwargs: Any) -> Any:
+        return getattr(bytes(self), name)(*args, **kwargs)
+
+    method.__name__ = name
+    method.__doc__ = f"As `bytes.{name}`, of a copy."
+    return method
+
+
+def _compared_as(name: str) -> Callable[..., Any]:
+    """Returns a comparison that goes by order with bytes-likes, and by elements with all else."""
+
+    def method(self: BytesView, other: object) -> Any:
+        if isinstance(other, _BYTES_LIKES):
+            return getattr(bytes(self), name)(bytes(other))
+        return getattr(_plain(self), name)(other)
+
+    method.__name__ = name
+    return method
+
+
 class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     """A one-dimensional uint8 array with the manners of bytes where numpy's would hurt.
 
-    It is true if it is not empty, an element is an `int`, `==` with bytes, bytearray, memoryview or another view is one bool, and it
-    has no hash. Slices are views that share the lease. Everything else that numpy derives is an ordinary array or number: other
-    dtypes and shapes, results of arithmetic, and `==` with an ordinary array, a list or a number, which goes by elements as in numpy.
-    It is pickled and copied by value, and its text never shows what is in it.
+    It is true if it is not empty, an element is an `int`, a comparison with bytes, bytearray, memoryview or another view is one bool,
+    `+` puts it together with one of these, and it has no hash. Slices are views that share the lease; the methods of bytes give what
+    they give of a copy. Everything else that numpy derives is an ordinary array or number: other dtypes and shapes, results of
+    arithmetic, and comparisons with an ordinary array, a list or a number, which go by elements as in numpy. It is pickled and copied
+    by value, and its text never shows what is in it.
     """
 
     __slots__ = ()
@@ -111,6 +135,46 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     take = _plainly("take")
     view = _plainly("view")
 
+    capitalize = _of_copy("capitalize")
+    center = _of_copy("center")
+    count = _of_copy("count")
+    expandtabs = _of_copy("expandtabs")
+    index = _of_copy("index")
+    isalnum = _of_copy("isalnum")
+    isalpha = _of_copy("isalpha")
+    isascii = _of_copy("isascii")
+    isdigit = _of_copy("isdigit")
+    islower = _of_copy("islower")
+    isspace = _of_copy("isspace")
+    istitle = _of_copy("istitle")
+    isupper = _of_copy("isupper")
+    join = _of_copy("join")
+    ljust = _of_copy("ljust")
+    lower = _of_copy("lower")
+    lstrip = _of_copy("lstrip")
+    removeprefix = _of_copy("removeprefix")
+    removesuffix = _of_copy("removesuffix")
+    replace = _of_copy("replace")
+    rfind = _of_copy("rfind")
+    rindex = _of_copy("rindex")
+    rjust = _of_copy("rjust")
+    rpartition = _of_copy("rpartition")
+    rsplit = _of_copy("rsplit")
+    rstrip = _of_copy("rstrip")
+    split = _of_copy("split")
+    splitlines = _of_copy("splitlines")
+    strip = _of_copy("strip")
+    swapcase = _of_copy("swapcase")
+    title = _of_copy("title")
+    translate = _of_copy("translate")
+    upper = _of_copy("upper")
+    zfill = _of_copy("zfill")
+
+    __lt__ = _compared_as("__lt__")
+    __le__ = _compared_as("__le__")
+    __gt__ = _compared_as("__gt__")
+    __ge__ = _compared_as("__ge__")
+
     def __bool__(self) -> bool:
         return len(self) > 0
 
@@ -124,12 +188,12 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         return iter(self.data)
 
     def __contains__(self, item: object) -> bool:
-        if isinstance(item, (bytes, bytearray, memoryview, BytesView, int, np.integer)):
+        if isinstance(item, (*_BYTES_LIKES, int, np.integer)):
             return self.find(item) >= 0
         raise TypeError(f"a view contains numbers and bytes, not {type(item).__name__}")
 
     def __eq__(self, other: object) -> Any:
-        if isinstance(other, (bytes, bytearray, memoryview, BytesView)):
+        if isinstance(other, _BYTES_LIKES):
             return _same_bytes(self, other)
         if isinstance(other, (np.ndarray, np.generic, numbers.Number, list, tuple)):
             return _plain(self) == other
@@ -142,6 +206,22 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         return not same if isinstance(same, bool) else ~same
 
     __hash__ = None
+
+    def __add__(self, other: Any) -> Any:
+        return b"".join((self, other)) if isinstance(other, _BYTES_LIKES) else super().__add__(other)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self + other if isinstance(other, _BYTES_LIKES) else super().__iadd__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        # Bytes and bytearrays add what has a buffer by themselves, the latter in place, where nobody else does it for them.
+        return NotImplemented if isinstance(other, _BYTES_LIKES) else super().__radd__(other)
+
+    def partition(self, *args: Any, **kwargs: Any) -> Any:
+        """As `bytes.partition` where it is given bytes, of a copy; else as `numpy.ndarray.partition`."""
+        if args and isinstance(args[0], _BYTES_LIKES):
+            return bytes(self).partition(*args, **kwargs)
+        return super().partition(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"BytesView({len(self)} bytes)"
@@ -184,9 +264,9 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         """Returns the text, as `bytes.decode`, without a copy in between."""
         return str(_contiguous(self), encoding, errors)
 
-    def hex(self) -> str:
-        """Returns two hexadecimal digits for each byte."""
-        return self.data.hex()
+    def hex(self, *args: Any, **kwargs: Any) -> str:
+        """Returns two hexadecimal digits for each byte, grouped as `bytes.hex` is told to."""
+        return _contiguous(self).hex(*args, **kwargs)
 
     def startswith(self, prefix: BytesLike | tuple[BytesLike, ...]) -> bool:
         """Returns whether it begins with `prefix`, or with one of them."""
@@ -207,6 +287,9 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
         # The regular expressions search in any buffer; bytes.find would need a copy of this one.
         match = re.compile(re.escape(needle), re.DOTALL).search(_contiguous(self), first, last) if first <= last else None
         return match.start() if match else -1
+
+
+_BYTES_LIKES: Final = (bytes, bytearray, memoryview, BytesView)
 
 
 def _plain(item: Any) -> Any:

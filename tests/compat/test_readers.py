@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from s3dlio.compat.s3torchconnector import S3Exception, S3Item, S3Reader, S3ReaderConstructor
 from s3dlio.compat.s3torchconnector.s3reader import RangedS3Reader, SequentialS3Reader
@@ -312,6 +313,18 @@ def test_programs_read_their_formats_from_a_reader(construct: Callable[..., Any]
     for name, (data, act, expected) in programs().items():
         with make(construct, Source(data, 1000, stream)) as reader:
             assert act(reader) == expected, name
+
+
+@every_stream
+def test_a_batch_of_whole_objects_is_what_it_is_of_bytes(stream: Any) -> None:
+    """Of numpy's arrays a batch would be stacked, or refused where one is longer than another."""
+    for objects in ([b"ab", b"cd"], [b"ab", b"c", b""]):
+        samples = [(make(SequentialS3Reader, Source(data, 9, stream)).read(), n) for n, data in enumerate(objects)]
+        found, numbers = default_collate(samples)
+        expected, _ = default_collate([(data, n) for n, data in enumerate(objects)])
+        assert (type(found), [bytes(one) for one in found]) == (type(expected), list(expected))
+        assert numbers.tolist() == list(range(len(objects)))
+        assert default_collate([view for view, _ in samples]) == objects
 
 
 def test_constructors_say_what_they_make() -> None:

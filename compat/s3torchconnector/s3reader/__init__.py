@@ -1,5 +1,6 @@
 """Readers: one object of a store as a read-only binary file, in three ways of fetching it."""
 
+from . import _collate as _collate
 from .constructor import DCPOptimizedConstructor, S3ReaderConstructor
 from .dcp_optimized import DCPOptimizedS3Reader, ItemRange, RangeGroup
 from .protocol import DCPS3ReaderConstructorProtocol, GetStreamCallable, S3ReaderConstructorProtocol

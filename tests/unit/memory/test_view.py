@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import gc
+import hashlib
+import io
+import operator
 import pickle
+import re
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,6 +218,81 @@ def test_equality_with_bytes_is_one_bool_from_either_side(kind: Callable[[bytes]
         assert (view != kind(data)) is not same
         assert (kind(data) == view) is same
     assert (owned_view(b"") == kind(b"")) is True
+
+
+ORDERS = (operator.lt, operator.le, operator.gt, operator.ge)
+
+
+@given(st.binary(max_size=4), st.binary(max_size=4))
+def test_order_and_sums_are_those_of_bytes_from_either_side(one: bytes, other: bytes) -> None:
+    for kind in (bytes, bytearray, memoryview, owned_view):
+        for compare in ORDERS:
+            assert compare(owned_view(one), kind(other)) is compare(one, other)
+            assert compare(kind(one), owned_view(other)) is compare(one, other)
+        total = owned_view(one) + kind(other)
+        assert (type(total), total) == (bytes, one + other)
+        total = view = owned_view(one)
+        total += kind(other)
+        assert (type(total), total, view) == (bytes, one + other, one)
+    for kind in (bytes, bytearray):
+        total = kept = kind(one)
+        assert (type(total + owned_view(other)), total + owned_view(other)) == (kind, one + other)
+        total += owned_view(other)
+        assert (type(total), total) == (kind, one + other)
+        assert (total is kept) == (kind is bytearray or not other)
+    assert b"-".join([owned_view(one), owned_view(other)]) == one + b"-" + other
+
+
+def test_what_bytes_cannot_do_is_numpys_or_an_error() -> None:
+    view = owned_view(b"abc")
+    assert (1 + view).tolist() == (view + 1).tolist() == [98, 99, 100]
+    assert (view + np.ones(3, np.uint8)).tolist() == (np.ones(3, np.uint8) + view).tolist() == [98, 99, 100]
+    assert (view < [98, 98, 98]).tolist() == [True, False, False]
+    view.partition(1)
+    assert view == b"abc"
+    for act in (lambda: view + "abc", lambda: "abc" + view, lambda: memoryview(b"abc") + view):
+        with pytest.raises(TypeError):
+            act()
+
+
+METHODS: dict[str, tuple[Any, ...]] = {
+    "center": (20,), "count": (b"a",), "decode": (), "endswith": (b"\n",), "expandtabs": (4,), "find": (b"b",), "hex": (":", 2),
+    "index": (b"a",), "join": ([b"1", b"2"],), "ljust": (20, b"."), "lstrip": (b" a",), "partition": (b"b",), "removeprefix": (b" a",),
+    "removesuffix": (b"\n",), "replace": (b"a", b"xyz"), "rfind": (b"a",), "rindex": (b"a",), "rjust": (20,), "rpartition": (b"a",),
+    "rsplit": (b"a", 1), "split": (b"a",), "splitlines": (True,), "startswith": (b" a",), "translate": (bytes(range(256))[::-1],),
+    "zfill": (20,),
+}  # fmt: skip
+
+
+def test_every_method_of_bytes_gives_of_a_view_what_it_gives_of_bytes() -> None:
+    data = b" aB\tab12\n ab\n"
+    names = [name for name in dir(bytes) if not name.startswith("_") and name not in ("fromhex", "maketrans")]
+    assert set(METHODS) <= set(names)
+    for name in names:
+        arguments = METHODS.get(name, ())
+        expected = getattr(data, name)(*arguments)
+        found = getattr(owned_view(data), name)(*arguments)
+        assert (type(found), found) == (type(expected), expected), name
+        # What it is given may be views too.
+        seen = [owned_view(one) if isinstance(one, bytes) and name not in ("ljust", "translate") else one for one in arguments]
+        assert getattr(owned_view(data), name)(*seen) == expected, name
+
+
+def test_programs_that_take_bytes_take_views() -> None:
+    data = b"\x01\x02\x03\x04"
+    view = owned_view(data)
+    assert int.from_bytes(view, "big") == int.from_bytes(data, "big")
+    assert struct.unpack("<I", view) == struct.unpack("<I", data)
+    assert hashlib.sha256(view).digest() == hashlib.sha256(data).digest()
+    assert base64.b64encode(view) == base64.b64encode(data)
+    assert zlib.decompress(owned_view(zlib.compress(data))) == data
+    assert io.BytesIO(view).read() == data
+    assert b"%b|%s" % (view, view) == data + b"|" + data
+    assert str(owned_view(b"abc"), "ascii") == "abc"
+    match = re.search(rb"b(.)", owned_view(b"abc"))
+    assert match is not None
+    assert match[1] == b"c"
+    assert pickle.loads(owned_view(pickle.dumps([1, 2]))) == [1, 2]  # noqa: TID251 (its own)
 
 
 def test_equality_with_a_memoryview_full_of_gaps_looks_at_what_it_shows() -> None:
