@@ -22,7 +22,7 @@ from .file_wire import DirectSpec, FileSpec, FileWire
 from .gcs_config import GcsSpec
 from .memory import MemoryStore
 from .memory import list_buckets as list_buckets_of_memory
-from .s3_config import S3Spec
+from .s3_spec import S3Spec
 
 Spec = S3Spec | GcsSpec | AzureSpec | FileSpec | DirectSpec
 """What travels to a worker; a tagged union, so that msgspec decodes it."""

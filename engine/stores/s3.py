@@ -29,10 +29,11 @@ from ..text import clean
 from ..types import Container, ListEntry, ObjectDetails, ObjectInfo, PendingUpload
 from .base import Listing, Operation, Store, Upload
 from .renewing import Renewer
-from .s3_config import AS_CONFIGURED, S3Access, S3Spec, resolve_bucket
+from .s3_config import AS_CONFIGURED, S3Access, resolve_bucket
 from .s3_copy import MAX_COPY_BYTES, copy_in_parts
 from .s3_details import DetailsPage
 from .s3_rare import MAX_DELETE_KEYS, S3RareOperations
+from .s3_spec import S3Spec
 from .s3_upload import abort_wholly, begin_upload
 from .s3_wire import ELSEWHERE, S3Wire
 from .s3_write import MAX_PUT_BYTES

@@ -41,8 +41,8 @@ from ..fetch.sigv4 import Headers
 from ..text import clean
 from .base import Operation
 from .quiet import quiet
-from .s3_config import S3Spec
 from .s3_ops import Params, S3Operations
+from .s3_spec import S3Spec
 from .s3_wire import log_slow_lane, with_identity
 from .s3_xml import Refusal, error_from_refusal
 from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded

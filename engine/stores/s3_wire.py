@@ -22,7 +22,7 @@ from ..errors import (
 from ..fetch.http1 import ResponseHead, format_range
 from ..fetch.origin import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Credentials, Headers, Signer, encode_key, encode_query
-from .s3_config import S3Spec
+from .s3_spec import S3Spec
 from .s3_xml import error_from_response
 
 _log = logging.getLogger("s3dlio")

@@ -10,7 +10,7 @@ import secrets
 from typing import Final
 
 from ..errors import AlreadyExistsError
-from .s3_config import S3Spec
+from .s3_spec import S3Spec
 
 MAX_PUT_BYTES: Final = 5 << 30
 """What one PUT, or one part, takes. Source: "Amazon S3 multipart upload limits"."""

@@ -30,7 +30,7 @@ from s3dlio.engine.pool.messages import (
     encode,
 )
 from s3dlio.engine.stores.file import FileSpec
-from s3dlio.engine.stores.s3_config import S3Spec
+from s3dlio.engine.stores.s3_spec import S3Spec
 
 # What cannot be encoded as UTF-8 is refused where a URI is parsed.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

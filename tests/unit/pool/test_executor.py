@@ -31,7 +31,7 @@ from s3dlio.engine.pool.messages import (
 from s3dlio.engine.stores.base import run
 from s3dlio.engine.stores.file_wire import FileSpec
 from s3dlio.engine.stores.memory import MemoryStore
-from s3dlio.engine.stores.s3_config import S3Spec
+from s3dlio.engine.stores.s3_spec import S3Spec
 from s3dlio.engine.stores.s3_wire import S3Wire
 from tests.support.answers import cut_after, stall_after, stall_before_headers
 from tests.support.object_server import ObjectServer

@@ -26,7 +26,8 @@ from rich.pretty import pretty_repr
 
 from s3dlio.engine import errors
 from s3dlio.engine.stores import s3_config
-from s3dlio.engine.stores.s3_config import S3Spec, resolve_bucket
+from s3dlio.engine.stores.s3_config import resolve_bucket
+from s3dlio.engine.stores.s3_spec import S3Spec
 
 CANARY = "CANARYsecretCANARYsecretCANARYsecret0123"
 ACCESS_KEY = "AKIACANARYCANARY0000"
