@@ -26,7 +26,7 @@ from ..config import settings
 from ..errors import ConfigurationError, InsufficientMemoryError
 from ..fetch.request import Fetch, State
 from ..stores.base import Store
-from .inline import InlineFetcher, inline_fetcher, keep_inherited, leave
+from .inline import InlineFetcher, inline_fetcher, leave
 from .parted import PartedRead, Wanted
 
 if TYPE_CHECKING:
@@ -170,12 +170,10 @@ class Ahead:
 
     def __del__(self) -> None:
         loop, self._loop = self._loop, None
-        if loop is None:
-            return
-        if self._pid != os.getpid():
-            keep_inherited(loop)
+        if loop is None or self._pid != os.getpid():
             return
         leave(loop)
+        _loops.discard(loop)
         for entry in self._entries.values():
             if entry.read is not None:
                 entry.read.abandon()
@@ -339,6 +337,7 @@ class Ahead:
         self._loop = loop = self._fetcher.borrow(self._max_in_flight, self._limits)
         # By a weak reference: or they would keep each other, and all memory, until the garbage collector comes.
         loop.grant = partial(_grant, weakref.ref(self))
+        _loops.add(loop)
         return loop
 
     def _give_back(self) -> None:
@@ -346,6 +345,7 @@ class Ahead:
         fetcher, self._fetcher = self._fetcher, None
         if loop is None or fetcher is None:
             return
+        _loops.discard(loop)
         # What was given up is still to be told of.
         loop.poll(0)
         if loop.num_unfinished:
@@ -367,6 +367,7 @@ class Ahead:
         loop, self._loop = self._loop, None
         self._fetcher = None
         if loop is not None:
+            _loops.discard(loop)
             loop.close()
         for entry in self._entries.values():
             if entry.read is not None and not entry.read.is_over:
@@ -380,8 +381,6 @@ class Ahead:
         with _moving:
             if self._pid == os.getpid():
                 return
-            if self._loop is not None:
-                keep_inherited(self._loop)
             self._loop = self._fetcher = None
             for entry in self._entries.values():
                 if entry.read is not None:
@@ -404,6 +403,9 @@ def _closed() -> Ahead:
     return ahead
 
 
+_loops: set[FetchLoop] = set()
+"""Those of all that there are, so that the garbage collector never finds one, and closes its sockets in its own order. A forked child has
+those of its parent here for ever, and touches none."""
 _moving = threading.Lock()
 """Held while one is made a child's own."""
 

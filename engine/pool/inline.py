@@ -357,11 +357,6 @@ def inline_fetcher() -> InlineFetcher:
     return found
 
 
-def keep_inherited(*loops: FetchLoop) -> None:
-    """Keeps loops that a parent had borrowed at a fork, in the child."""
-    _inherited.extend(loops)
-
-
 def close_inline() -> None:
     """Closes the process's own fetcher; the next call makes another."""
     global _fetcher
@@ -378,7 +373,7 @@ def _abandon() -> None:
         _inherited.append(_fetcher)
     _fetcher = None
     _making = threading.Lock()
-    keep_inherited(*_left)
+    _inherited.extend(_left)
     _left.clear()
 
 
