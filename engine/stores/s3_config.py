@@ -54,7 +54,7 @@ class S3Access(msgspec.Struct, frozen=True, kw_only=True):
     requester_pays: bool | None = None
     """Whether whoever asks pays; None leaves it to the settings."""
     user_agent: str | None = None
-    """The value of `User-Agent`, printable ASCII; None leaves it to the lane."""
+    """The value of `User-Agent`, printable ASCII; None and empty leave it to the lane."""
 
 
 AS_CONFIGURED = S3Access()
@@ -121,7 +121,7 @@ def resolve_bucket(bucket: str, anew: bool = False, access: S3Access = AS_CONFIG
         ConfigurationError: A profile, a region, an endpoint or a user agent makes no sense, or no bucket can have this name.
     """
     root = f"s3://{bucket}/" if bucket else "s3://"
-    agent = access.user_agent
+    agent = access.user_agent or None
     if agent is not None and not (agent.isascii() and agent.isprintable()):
         raise ConfigurationError("a user agent must be printable ASCII", uri=root)
     chain = _chain

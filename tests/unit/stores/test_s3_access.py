@@ -75,7 +75,7 @@ def test_an_endpoint_stands_above_variables_and_profiles(machine: Machine) -> No
     assert where(S3Access(endpoint=HERE)) == f"{HERE}/bucket us-east-1"
 
 
-@pytest.mark.parametrize("nothing", [S3Access(), S3Access(endpoint="", region="", profile="")])
+@pytest.mark.parametrize("nothing", [S3Access(), S3Access(endpoint="", region="", profile="", user_agent="")])
 def test_what_is_not_given_is_as_the_chain_says(machine: Machine, monkeypatch: pytest.MonkeyPatch, nothing: S3Access) -> None:
     machine.env(AWS_ENDPOINT_URL=HERE, AWS_DEFAULT_REGION="eu-north-1")
     assert resolve_bucket("bucket", access=nothing) == resolve_bucket("bucket")
