@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
 from s3dlio.engine.pool.ahead import Ahead, AheadRequest
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ...s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, MountpointS3Client
     from ..s3reader import DCPOptimizedConstructor, GetStreamCallable, S3Reader
+    from ..s3reader.protocol import GetObjectInfo
 
 _LONGEST_BYTES: Final = 64 << 20
 """Of a group that is fetched ahead."""
@@ -65,10 +66,12 @@ class GroupsAhead:
                 limits=native.limits,
             )
 
-    def construct(self, bucket: str, key: str, *, get_stream: GetStreamCallable, **rest: Any) -> S3Reader:
+    def construct(
+        self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
+    ) -> S3Reader:
         """Makes the reader of a file, with streams from here."""
-        streams = partial(self._open, bucket, key, get_stream)
-        return self._constructor(bucket=bucket, key=key, get_stream=streams, **rest)
+        streams = cast("GetStreamCallable", partial(self._open, bucket, key, get_stream))
+        return self._constructor(bucket=bucket, key=key, get_object_info=get_object_info, get_stream=streams)
 
     def _open(
         self, bucket: str, key: str, get_stream: GetStreamCallable, start: int | None = None, end: int | None = None
@@ -97,7 +100,8 @@ class _GroupStream:
         self._ahead = ahead
         self._number = number
         self._get_own = get_own
-        self._is_over = False
+        self._view: BytesView | None = None
+        """All of it, once it has come."""
         self.version: str | None = None
         """Of the file; None before the bytes have come, or where the store has none."""
 
@@ -110,7 +114,7 @@ class _GroupStream:
         Raises:
             S3Exception: As the store says.
         """
-        if self._is_over:
+        if self._view is not None:
             raise StopIteration
         return self.read_rest()
 
@@ -120,19 +124,19 @@ class _GroupStream:
         Raises:
             S3Exception: As the store says.
         """
-        if self._is_over:
-            return self._view[:0]
+        if self._view is not None:
+            return cast("BytesView", self._view[:0])
         with translated(KEY_MISSING):
             try:
                 read = self._ahead.take_read(self._number)
             except LookupError:
                 own = self._get_own()
-                self._view, self.version = own.read_rest(), own.version
+                view, self.version = own.read_rest(), own.version
             else:
                 self.version = read.found[1]
-                self._view = read.outcome()
-        self._is_over = True
-        return self._view
+                view = read.outcome()
+        self._view = view
+        return view
 
 
 def _groups_of(constructor: DCPOptimizedConstructor) -> Iterator[_Group]:

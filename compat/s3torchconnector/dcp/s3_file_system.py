@@ -94,7 +94,7 @@ class S3FileSystem(FileSystemBase):
         )
 
     @contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[S3Reader | S3Writer, None, None]:  # type: ignore[override]
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[S3Reader | S3Writer, None, None]:
         """Opens one object; what is written becomes visible when the block ends, and never if it ends by an error.
 
         Args:
@@ -231,7 +231,7 @@ class _NotingFileSystem(S3FileSystem):
         self.failures: list[Exception] = []
 
     @contextmanager
-    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[S3Reader | S3Writer, None, None]:  # type: ignore[override]
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[S3Reader | S3Writer, None, None]:
         try:
             with super().create_stream(path, mode) as stream:
                 yield stream
@@ -279,8 +279,7 @@ class S3StorageWriter(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Returns the plans with the prefixes of their ranks. A rank that saves for itself brings one plan, its own."""
-        is_alone = self.rank is not None and not self.use_collectives
-        first_rank = self.rank if is_alone else 0
+        first_rank = 0 if self.use_collectives or self.rank is None else self.rank
         return [
             dataclasses.replace(plan, storage_data=StorageMetadata(self.prefix_strategy(rank)))
             for rank, plan in enumerate(plans, first_rank)

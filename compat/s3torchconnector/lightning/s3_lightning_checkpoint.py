@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any, cast
 
 import lightning
 import torch
@@ -57,7 +57,7 @@ class S3LightningCheckpoint(CheckpointIO):
             )
         bucket, key = parse_s3_uri(path)
         with self._client.put_object(bucket, key) as writer:
-            torch.save(checkpoint, writer)
+            torch.save(checkpoint, cast("IO[bytes]", writer))
 
     def load_checkpoint(
         self,
@@ -83,7 +83,7 @@ class S3LightningCheckpoint(CheckpointIO):
             weights_only = False
         bucket, key = parse_s3_uri(path)
         with self._client.get_object(bucket, key) as reader:
-            loaded: dict[str, Any] = torch.load(reader, map_location, weights_only=weights_only)
+            loaded: dict[str, Any] = torch.load(cast("IO[bytes]", reader), map_location, weights_only=weights_only)
         return loaded
 
     def remove_checkpoint(self, path: str) -> None:  # type: ignore[override]
