@@ -47,7 +47,7 @@ class S3Writer(io.BufferedIOBase):
         self._closed = True
 
     def write(self, data: Any) -> int:
-        """Takes bytes, or any other contiguous buffer; the caller may change it afterwards.
+        """Takes bytes, or any other buffer; the caller may change it afterwards.
 
         Returns:
             How many bytes were taken: all.
@@ -58,14 +58,11 @@ class S3Writer(io.BufferedIOBase):
         """
         if self._closed:
             raise ValueError("I/O operation on closed file.")
-        if isinstance(data, bytes):
-            num = len(data)
-        elif isinstance(self.stream, PutObjectStream):
-            num = memoryview(data).nbytes
-        else:
-            # A stream of somebody else's is promised bytes.
-            data = data.tobytes() if isinstance(data, memoryview) else data
-            num = len(data)
+        # A stream of somebody else's is promised bytes.
+        is_ours = isinstance(self.stream, PutObjectStream)
+        if isinstance(data, memoryview) and not (is_ours and data.c_contiguous):
+            data = data.tobytes()
+        num = memoryview(data).nbytes if is_ours and not isinstance(data, bytes) else len(data)
         self.stream.write(data)
         self._position += num
         return num
