@@ -138,11 +138,10 @@ class _GroupStream:
         return buffer
 
     def _next_chunk(self, item: ItemRange) -> memoryview:
-        read_rest = getattr(self._stream, "read_rest", None)
         wanted, left = item.end - self._position, self.group.end - self._position
-        takes_rest = read_rest is not None and left <= max(wanted, _REST_BYTES)
-        chunk = read_rest() if takes_rest else next(self._stream, None)
-        if chunk is None or (takes_rest and not chunk):
+        read_rest = getattr(self._stream, "read_rest", None) if left <= max(wanted, _REST_BYTES) else None
+        chunk = next(self._stream, None) if read_rest is None else read_rest() or None
+        if chunk is None:
             goal = "before reaching" if self._position < item.start else "while reading"
             raise ValueError(f"S3 stream exhausted at position {self._position} {goal} item {item.start}-{item.end}")
         self._streams.check(self._stream)

@@ -105,10 +105,11 @@ class SequentialS3Reader(BufferedS3Reader):
         """Fetches until the bytes before `stop` are here, or the object has ended."""
         while self._pieces.nbytes < stop and not self._is_complete:
             if self._failure is not None:
-                raise S3Exception(f"Reading {name_of(self._bucket, self._key)} broke off before: {self._failure}")
+                name = name_of(self._bucket, self._key)
+                raise S3Exception(f"Reading {name} broke off before: {self._failure}")
             self._open()
             try:
-                piece = self._fetch(stop)
+                self._fetch(self._stream, stop)
             except BaseException as error:
                 if not self._pieces.nbytes:
                     # Nobody has seen a byte of it, so the next read may begin anew.
@@ -116,24 +117,23 @@ class SequentialS3Reader(BufferedS3Reader):
                 elif not hasattr(self._stream, "read_rest"):
                     self._failure = f"{type(error).__name__}: {error}"
                 raise
-            if piece is not None:
-                self._pieces.append(piece)
-            if self._is_complete:
-                self._size = self._pieces.nbytes
-                self._stream = iter(())
 
-    def _fetch(self, stop: int) -> Any:
-        """Returns the next chunk, None at the end; or all that is left, where most of it is wanted."""
-        read_rest = getattr(self._stream, "read_rest", None)
+    def _fetch(self, stream: Any, stop: int) -> None:
+        """Takes the next chunk; or all that is left, where most of it is wanted."""
+        read_rest = getattr(stream, "read_rest", None)
         fetched = self._pieces.nbytes
         wants_all = stop == sys.maxsize or (self._size is not None and 2 * (stop - fetched) >= self._size - fetched)
         if read_rest is not None and wants_all:
-            piece = read_rest()
-            self._is_complete = True
+            piece, is_last = read_rest(), True
         else:
-            piece = next(self._stream, None)
-            self._is_complete = piece is None
-        return piece
+            piece = next(stream, None)
+            is_last = piece is None
+        if piece is not None:
+            self._pieces.append(piece)
+        if is_last:
+            self._is_complete = True
+            self._size = self._pieces.nbytes
+            self._stream = iter(())
 
 
 def _nothing() -> None:
