@@ -311,7 +311,9 @@ class Core:
             self.started_s = self.started_s or time.monotonic()
         if CredentialsExpired in map(type, report.events):
             self._expire_stores(report.events)
-        self.scheduler.handle(report.worker, report.events)
+        why = self.scheduler.handle(report.worker, report.events)
+        if why is not None:
+            self._crew.kill(report.worker, why)
 
     def _on_death(self, death: WorkerDied) -> None:
         self._cancel_local(death.worker)

@@ -275,9 +275,15 @@ class Scheduler(Grants):
         self._fail_part(part, WorkerLostError(text.replace("was exited", "exited"), uri=target.uri, attempts=num))
         self._finish_part(part.item)
 
-    def handle(self, worker: int, events: Iterable[Event]) -> None:
-        """Takes a batch of a worker's events, in order."""
+    def handle(self, worker: int, events: Iterable[Event]) -> str | None:
+        """Takes a batch of a worker's events, in order.
+
+        Returns:
+            Why the worker is to be killed: it gives up what nobody has cancelled, so it is broken, and may still write there. Its part
+            ends with it. None where all is well.
+        """
         parts = self._parts
+        why: str | None = None
         for event in events:
             kind = type(event)
             if kind is WorkerStarted:
@@ -291,8 +297,12 @@ class Scheduler(Grants):
                 self._on_space_wanted(part, event)  # type: ignore[arg-type]
             elif kind is PartFailed:
                 self._on_failed(part, rebuild_error(event.error))  # type: ignore[union-attr]
+            elif part.is_withdrawn:
+                self._end_part(part)
+                self._finish_part(part.item)
             else:
-                self._on_cancelled(part)
+                why = "it gave up a part that nobody had cancelled"
+        return why
 
     def _on_fetched(self, part: Part, event: PartFetched) -> None:
         self._end_part(part)
@@ -339,12 +349,6 @@ class Scheduler(Grants):
         self._end_part(part)
         part.item.worker = part.worker
         self._fail_part(part, error)
-        self._finish_part(part.item)
-
-    def _on_cancelled(self, part: Part) -> None:
-        self._end_part(part)
-        if not part.is_withdrawn:
-            self._fail_part(part, InternalError("a part was cancelled that nobody had cancelled", uri=part.target.uri))
         self._finish_part(part.item)
 
     def _on_space_wanted(self, part: Part, event: SpaceWanted) -> None:

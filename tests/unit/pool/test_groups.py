@@ -17,7 +17,7 @@ from s3dlio.engine.errors import (
 )
 from s3dlio.engine.pool.groups import Member
 from s3dlio.engine.pool.items import ItemState
-from s3dlio.engine.pool.messages import CancelPart, FetchPart, PartFetched, SpaceWanted
+from s3dlio.engine.pool.messages import CancelPart, FetchPart, PartCancelled, PartFetched, SpaceWanted
 from s3dlio.engine.pool.wanted import Group
 from s3dlio.engine.types import ObjectRef
 from tests.unit.pool.desk import PAGE, Desk
@@ -108,10 +108,25 @@ def test_an_error_without_a_name_gets_that_of_its_member() -> None:
     run = desk.groups("ab", stride=100)
     sent(desk)
     desk.failed(*desk.place_of("b"), ServerError("500"))
-    desk.cancelled(*desk.place_of("a"))
+    desk.failed(*desk.place_of("a"), ServerError("500"))
     item = desk.take_group(run)
     assert {position: error.uri for position, error in item.member_errors.items()} == {0: "s3://b/a", 1: "s3://b/b"}
-    assert isinstance(item.member_errors[0], InternalError), "nobody had cancelled it"
+
+
+def test_s1_a_worker_that_gives_up_what_nobody_has_cancelled_is_broken_and_its_place_is_nobodys_before_its_death() -> None:
+    desk = Desk()
+    run = desk.groups("ab", stride=100)
+    sent(desk)
+    worker, part = desk.place_of("a")
+    assert desk.scheduler.handle(worker, [PartCancelled(part)]) is not None
+    desk.fetched_member("b", 20)
+    desk.scheduler.validate()
+    assert desk.scheduler.take(run) is None
+    desk.scheduler.worker_died(worker, "exited with code 1")
+    sent(desk)
+    desk.fetched_member("a", 10)
+    item = desk.take_group(run)
+    assert (item.sizes, item.member_errors) == ([10, 20], {})
 
 
 def test_where_all_members_fail_the_group_comes_with_nothing_but_holes() -> None:

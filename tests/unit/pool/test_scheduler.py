@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from s3dlio.engine.errors import (
-    InternalError,
     InvalidUriError,
     NotFoundError,
     ObjectChangedError,
@@ -13,7 +12,7 @@ from s3dlio.engine.errors import (
     TruncatedBodyError,
 )
 from s3dlio.engine.pool.items import ItemState
-from s3dlio.engine.pool.messages import CancelPart, FetchPart, PartFetched, SupplySpace, WorkerStarted
+from s3dlio.engine.pool.messages import CancelPart, FetchPart, PartCancelled, PartFetched, SupplySpace, WorkerStarted
 from tests.unit.pool.desk import PAGE, Desk
 
 
@@ -237,12 +236,18 @@ def test_n4_a_body_that_is_not_as_long_as_the_object_is_never_delivered(received
     assert desk.used_pages == 0
 
 
-def test_a_part_that_was_cancelled_for_no_reason_is_an_error_and_not_an_object() -> None:
+def test_a_part_that_was_cancelled_for_no_reason_ends_with_its_worker_and_is_fetched_by_another() -> None:
     desk = Desk()
     run = desk.run("a", pages=2)
     desk.drain()
-    desk.cancelled(0, 1)
-    assert isinstance(desk.take(run).error, InternalError)
+    assert desk.scheduler.handle(0, [PartCancelled(1)]) is not None
+    desk.scheduler.validate()
+    assert desk.scheduler.take(run) is None
+    desk.scheduler.worker_died(0, "killed by SIGKILL")
+    [(worker, [command])] = desk.drain().items()
+    assert worker != 0
+    desk.fetched(worker, command.part, 2)
+    assert desk.take(run).error is None
 
 
 def test_i3_an_object_that_changed_between_its_parts_is_read_again_once_and_then_fails() -> None:
