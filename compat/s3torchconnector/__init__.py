@@ -1,7 +1,6 @@
 """The classes of `s3torchconnector`, on this engine. Names, signatures, defaults and texts of errors are those of release 1.5.0."""
 
-from s3dlio.compat.s3torchconnectorclient import S3Exception
-
+from ..s3torchconnectorclient import S3Exception
 from ._s3client import S3Client, S3ClientConfig
 from ._version import __version__
 from .s3checkpoint import S3Checkpoint

@@ -8,7 +8,7 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
-from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import PutObjectStream
+from ..s3torchconnectorclient._mountpoint_s3_client import PutObjectStream
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import MockMountpointS3Client, MountpointS3Client
-
+from ...s3torchconnectorclient._mountpoint_s3_client import MockMountpointS3Client, MountpointS3Client
 from .._user_agent import UserAgent
 from ._s3client import S3Client
 from .s3client_config import S3ClientConfig

@@ -6,22 +6,24 @@ import logging
 import os
 import threading
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import (
+from ...s3torchconnectorclient._mountpoint_s3_client import (
     GetObjectStream,
     HeadObjectResult,
     ListObjectStream,
     MountpointS3Client,
     ObjectInfo,
 )
-
 from .._user_agent import UserAgent
 from ..s3reader import S3Reader, S3ReaderConstructor
-from ..s3reader.protocol import S3ReaderConstructorProtocol
+from ..s3reader.protocol import GetStreamCallable, S3ReaderConstructorProtocol
 from ..s3writer import S3Writer
 from ._window import Window
 from .s3client_config import S3ClientConfig
+
+if TYPE_CHECKING:
+    from ..s3reader.protocol import GetObjectInfo
 
 T = TypeVar("T")
 
@@ -122,8 +124,10 @@ class S3Client:
             ValueError: `start` and `end` are no range, or `reader_constructor` is not one that reads in order or by ranges.
         """
         log.debug("GetObject %s, object_info is None=%s", _uri(bucket, key), object_info is None)
-        get_object_info = partial(self.head_object, bucket, key) if object_info is None else partial(_identity, object_info)
-        get_stream = partial(self._get_object_stream, bucket, key)
+        get_object_info: GetObjectInfo = partial(self.head_object, bucket, key)
+        if object_info is not None:
+            get_object_info = partial(_identity, object_info)
+        get_stream: GetStreamCallable = partial(self._get_object_stream, bucket, key)
         if start is not None or end is not None:
             kind = S3ReaderConstructor.get_reader_type_string(reader_constructor)
             if kind not in ("sequential", "range_based"):

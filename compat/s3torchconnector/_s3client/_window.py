@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, HeadObjectResult, ObjectInfo
+from ...s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, HeadObjectResult, ObjectInfo
+from ..s3reader.protocol import GetStreamCallable
 
 
 class Window:
@@ -25,7 +26,7 @@ class Window:
         start: int,
         last: int | None,
         get_object_info: Callable[[], ObjectInfo | HeadObjectResult],
-        get_stream: Callable[..., GetObjectStream],
+        get_stream: GetStreamCallable,
     ) -> None:
         if start < 0 or (last is not None and last < start):
             raise ValueError(f"start={start} and end={last} (inclusive) are no range")
