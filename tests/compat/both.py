@@ -168,6 +168,10 @@ class Side:
         """Returns a module by upstream's name."""
         return importlib.import_module(PACKAGES[self.name] + name)
 
+    def environment(self) -> dict[str, str]:
+        """Returns this process's variables."""
+        return dict(os.environ)
+
     def uri(self, key: str = "") -> str:
         return f"s3://{self.bucket}/{key}"
 

@@ -441,17 +441,16 @@ def test_a_stream_of_an_object_is_an_iterator_of_bytes(side: Side) -> Any:
     return found
 
 
-@same({"a": b"0123456789", "empty": b""})
+@same({"a": b"0123456789"})
 def test_streams_of_odd_ranges(side: Side) -> Any:
     """The texts are those of Amazon's C library, and are left out."""
     client = side.new_client()
-
-    def read(key: str, span: tuple[Any, Any]) -> Any:
-        found = side.tried(lambda: b"".join(client._get_object_stream(side.bucket, key, *span)))
-        return type(found).__name__ if isinstance(found, Exception) else found
-
     spans = ((5, 3), (11, None), (20, 30), (-1, 3), (0, -1), ("a", None), (2.0, None), (8, 1 << 40), (0, 1 << 63))
-    return [[[key, span, read(key, span)] for span in spans] for key in ("a", "empty")]
+    found = []
+    for span in spans:
+        what = side.tried(lambda span=span: b"".join(client._get_object_stream(side.bucket, "a", *span)))
+        found.append([span, type(what).__name__ if isinstance(what, Exception) else what])
+    return found
 
 
 @same({"big": bytes(range(256)) * (80 << 10)})

@@ -276,7 +276,7 @@ def test_lightning_saves_loads_and_removes(side: Side) -> Any:
         equal(checkpoint.load_checkpoint(path, map_location="cpu", weights_only=True), state(0, is_filled=True))
     )
     odd = side.uri("odd.ckpt")
-    checkpoint.save_checkpoint({"path": Path("/x")}, odd, storage_options={"ignored": True})
+    checkpoint.save_checkpoint({"path": Path("/x")}, odd)
     for trust in (None, True, False):
         error = side.tried(checkpoint.load_checkpoint, odd, weights_only=trust)
         found.append(type(error).__name__)

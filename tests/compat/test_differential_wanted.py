@@ -16,6 +16,8 @@ import torch
 
 from tests.compat.both import OURS, THEIRS, Pair, Side
 from tests.compat.test_differential_datasets import ranked
+from tests.support.answers import s3_error
+from tests.support.scripted_server import ScriptedServer
 
 BIG = bytes(range(256)) * (72 << 10)
 OBJECTS = {"a": b"0123456789", "empty": b"", "train/1": b"one", "train/2": b"two"}
@@ -222,6 +224,35 @@ def a_ranged_reader_pickles(side: Side) -> Any:
     return type(found).__name__ if isinstance(found, Exception) else bytes(found)
 
 
+def a_store_that_forbids(side: Side) -> Any:
+    with ScriptedServer() as server:
+        server.script = lambda _: s3_error(403, "AccessDenied")
+        error = side.tried(side.new_client(endpoint=server.url).get_object("bucket", "key").read)
+    return str(error)
+
+
+def no_credentials(side: Side) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name)
+        error = side.tried(side.new_client().get_object(side.bucket, "a").read)
+    return [str(error), side.raw()]
+
+
+def lightning_storage_options(side: Side) -> Any:
+    checkpoint = side.module("s3torchconnector.lightning").S3LightningCheckpoint(side.region)
+    return side.tried(checkpoint.save_checkpoint, {}, side.uri("a.ckpt"), storage_options={"anything": 1})
+
+
+def a_range_of_an_empty_object(side: Side) -> Any:
+    client = side.new_client()
+    found = [
+        side.tried(lambda span=span: b"".join(client._get_object_stream(side.bucket, "empty", *span)))
+        for span in ((0, 5), (0, None))
+    ]
+    return [type(one).__name__ if isinstance(one, Exception) else one for one in found]
+
+
 def other_schemes(side: Side) -> Any:
     import tempfile
     from pathlib import Path
@@ -321,6 +352,35 @@ DIFFERENCES = [
         ["b'old'", "S3Exception"],
     ),
     Difference(a_range_with_an_end_and_no_start, "It ends where it was said.", "b'0123456789'", "b'0123'"),
+    Difference(
+        a_store_that_forbids,
+        "The text goes on: what may help, and whose credentials they were.",
+        "Client error: Forbidden: scripted",
+        "Client error: Forbidden: scripted; these credentials have no permission for it; the credentials came from the environment "
+        "(AWS_ACCESS_KEY_ID)",
+    ),
+    Difference(
+        no_credentials,
+        "Who has none asks unsigned, which public data needs; a store that forbids it says so, and the error that nobody signed.",
+        ["Client error: No signing credentials available, see CRT debug logs", []],
+        [
+            "Client error: Forbidden: Access Denied; these credentials have no permission for it; the request went unsigned",
+            ["GET a"],
+        ],
+    ),
+    Difference(
+        lightning_storage_options,
+        "No argument is accepted and ignored.",
+        None,
+        [
+            "raised",
+            "TypeError",
+            "`storage_options` are not supported by S3LightningCheckpoint; say in `s3client_config` how to ask the store",
+        ],
+    ),
+    Difference(
+        a_range_of_an_empty_object, "It holds no byte, whatever was asked.", ["S3Exception", "b''"], ["b''", "b''"]
+    ),
     Difference(
         an_empty_range, "An empty range is empty.", ["b'0'", "S3Exception", "S3Exception"], ["b''", "b''", "b''"]
     ),
