@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,3 +182,28 @@ def test_classes_take_the_arguments_of_the_guide(row: list[str]) -> None:
     signature = inspect.signature(function)
     assert [*signature.bind(**dict.fromkeys(names)).arguments] == [name for name in signature.parameters if name in names]
     assert {*names} <= {*signature.parameters}
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "migrating-from-s3torchconnector.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized:UserWarning")
+@pytest.mark.parametrize("ground", ["s3"], indirect=True)
+def test_the_code_of_the_migration_page_runs(ground: Ground) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    state = {"weight": torch.arange(1000)}
+    for block in blocks:
+        ground.run(block, state_dict=state)
+    assert len(blocks) == 2
+    assert [*ground.objects()] == ["step-1/.metadata", "step-1/__0_0.distcp"]
+
+
+def test_the_imports_of_the_migration_page_are_there() -> None:
+    rows = re.findall(r"^\| `((?:from|import) [^`]*)` \| `([^`]*)` \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 5
+    for before, after in rows:
+        given: dict[str, object] = {}
+        found: dict[str, object] = {}
+        exec(before, given)
+        exec(after, found)
+        assert given.keys() == found.keys()
