@@ -32,10 +32,12 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.support.leaks import standing
 from tests.support.processes import ScriptProcess
 from tests.support.recorder import Recorder, take_sent
 from tests.support.s3_endpoint import S3Endpoint, endpoint_env
@@ -69,7 +71,8 @@ class Pair:
         buckets = {side: self._filled_bucket(objects) for side in PACKAGES}
         try:
             if not self._processes:
-                self._start()
+                with standing():
+                    self._start()
             for side, process in self._processes.items():
                 process.send_line(json.dumps([module, name, buckets[side], given]))
             seen = {side: _answer(process) for side, process in self._processes.items()}
@@ -232,7 +235,8 @@ def same(objects: Mapping[str, bytes] | None = None) -> Callable[[Callable[..., 
     def decorate(script: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(script)
         def test(pair: Pair, **given: Any) -> None:
-            seen = pair.run(script.__module__, script.__name__, objects or {}, given)
+            arguments = {name: str(one) if isinstance(one, Path) else one for name, one in given.items()}
+            seen = pair.run(script.__module__, script.__name__, objects or {}, arguments)
             assert "broke" not in seen[THEIRS], seen[THEIRS]["broke"]
             assert "broke" not in seen[OURS], seen[OURS]["broke"]
             assert seen[OURS] == seen[THEIRS]

@@ -102,7 +102,7 @@ def test_who_signs_and_who_does_not(side: Side) -> Any:
 
 
 @same(DATA)
-def test_a_profile_names_the_credentials(side: Side, tmp_path: Path) -> Any:
+def test_a_profile_names_the_credentials(side: Side, tmp_path: str) -> Any:
     Path(tmp_path, "credentials").write_text("[mine]\naws_access_key_id = MINE\naws_secret_access_key = secret\n")
     Path(tmp_path, "config").write_text("[profile mine]\nregion = us-east-1\n")
     with pytest.MonkeyPatch.context() as patch:

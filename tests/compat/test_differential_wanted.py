@@ -361,12 +361,9 @@ DIFFERENCES = [
     ),
     Difference(
         no_credentials,
-        "Who has none asks unsigned, which public data needs; a store that forbids it says so, and the error that nobody signed.",
+        "Who has none asks unsigned, which public data needs; it is the store that says no. The cause says that nobody signed.",
         ["Client error: No signing credentials available, see CRT debug logs", []],
-        [
-            "Client error: Forbidden: Access Denied; these credentials have no permission for it; the request went unsigned",
-            ["GET a"],
-        ],
+        ["Client error: Forbidden: <no message>", ["GET a"]],
     ),
     Difference(
         lightning_storage_options,
@@ -379,7 +376,10 @@ DIFFERENCES = [
         ],
     ),
     Difference(
-        a_range_of_an_empty_object, "It holds no byte, whatever was asked.", ["S3Exception", "b''"], ["b''", "b''"]
+        a_range_of_an_empty_object,
+        "It holds no byte, whatever was asked.",
+        ["S3Exception", "S3Exception"],
+        ["b''", "b''"],
     ),
     Difference(
         an_empty_range, "An empty range is empty.", ["b'0'", "S3Exception", "S3Exception"], ["b''", "b''", "b''"]
