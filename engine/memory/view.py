@@ -208,7 +208,9 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     __hash__ = None
 
     def __add__(self, other: Any) -> Any:
-        return b"".join((self, other)) if isinstance(other, _BYTES_LIKES) else super().__add__(other)
+        if not isinstance(other, _BYTES_LIKES):
+            return super().__add__(other)
+        return b"".join((_contiguous(self), _contiguous(other) if isinstance(other, BytesView) else other))
 
     def __iadd__(self, other: Any) -> Any:
         return self + other if isinstance(other, _BYTES_LIKES) else super().__iadd__(other)

@@ -240,6 +240,7 @@ def test_order_and_sums_are_those_of_bytes_from_either_side(one: bytes, other: b
         total += owned_view(other)
         assert (type(total), total) == (kind, one + other)
         assert (total is kept) == (kind is bytearray or not other)
+    assert owned_view(one)[::2] + owned_view(other)[::-1] == one[::2] + other[::-1]
     assert b"-".join([owned_view(one), owned_view(other)]) == one + b"-" + other
 
 
