@@ -15,7 +15,7 @@ from tests.compat.both import Side, same
 from tests.support.answers import Respond, s3_error
 from tests.support.scripted_server import Request, ScriptedServer
 
-DATA = {f"{number:02d}": bytes([number]) * (1000 + number) for number in range(20)}
+DATA = {f"{number:02d}": bytes([number]) * (1000 + number) for number in range(8)}
 
 
 @contextmanager
@@ -121,12 +121,10 @@ def test_a_profile_names_the_credentials(side: Side, tmp_path: str) -> Any:
 
 
 @same(DATA)
-def test_endpoints_that_nobody_answers_at(side: Side) -> Any:
+def test_an_endpoint_that_nobody_answers_at(side: Side) -> Any:
     config = side.top.S3ClientConfig(max_attempts=1)
-    return [
-        type(side.tried(side.new_client(endpoint=url, s3client_config=config).head_object, side.bucket, "01")).__name__
-        for url in ("http://127.0.0.1:1", "http://127.0.0.1:1/")
-    ]
+    client = side.new_client(endpoint="http://127.0.0.1:1", s3client_config=config)
+    return type(side.tried(client.head_object, side.bucket, "01")).__name__
 
 
 @same(DATA)

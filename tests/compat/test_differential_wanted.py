@@ -239,6 +239,29 @@ def no_credentials(side: Side) -> Any:
     return [str(error), side.raw()]
 
 
+def two_configs_in_dcp(side: Side) -> Any:
+    config = side.top.S3ClientConfig(max_attempts=3)
+    made = side.module("s3torchconnector.dcp").S3FileSystem
+    found = side.tried(made, side.region, side.new_client(), config)
+    return type(found).__name__
+
+
+def where_logs_go(side: Side) -> Any:
+    import logging
+
+    with side.logged(logging.INFO) as lines:
+        side.top.S3MapDataset.from_objects([], region=side.region)
+    # In pieces, since the comparison leaves out the package's name.
+    return lines[0].split(" ")[1].split(".")[:2]
+
+
+def what_is_changed_in_a_whole_object(side: Side) -> Any:
+    reader = side.new_client().get_object(side.bucket, "a")
+    found = side.tried(memoryview(reader.read()).__setitem__, 0, 65)
+    reader.seek(0)
+    return [type(found).__name__, reader.read(3)]
+
+
 def lightning_storage_options(side: Side) -> Any:
     checkpoint = side.module("s3torchconnector.lightning").S3LightningCheckpoint(side.region)
     return side.tried(checkpoint.save_checkpoint, {}, side.uri("a.ckpt"), storage_options={"anything": 1})
@@ -364,6 +387,19 @@ DIFFERENCES = [
         "Who has none asks unsigned, which public data needs; it is the store that says no. The cause says that nobody signed.",
         ["Client error: No signing credentials available, see CRT debug logs", []],
         ["Client error: Forbidden: <no message>", ["GET a"]],
+    ),
+    Difference(two_configs_in_dcp, "A configuration that has no effect is a mistake.", "S3FileSystem", "ValueError"),
+    Difference(
+        where_logs_go,
+        "Loggers are named after their modules.",
+        ["s3torchconnector", "s3map_dataset"],
+        ["s3dlio", "compat"],
+    ),
+    Difference(
+        what_is_changed_in_a_whole_object,
+        "The view is the reader's own memory, and tensors over it may be written to.",
+        ["TypeError", "b'012'"],
+        ["NoneType", "b'A12'"],
     ),
     Difference(
         lightning_storage_options,
