@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import s3dlio
 from s3dlio.compat.s3torchconnectorclient import LOG_TRACE
 from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import (
     HeadObjectResult,
@@ -277,8 +278,9 @@ def test_k1_the_source_of_a_copy_is_percent_encoded_and_its_target_is_not(bucket
 
 
 def test_a_storage_class_reaches_the_store_in_one_request_or_in_parts(bucket: str, moto_s3: MotoServer) -> None:
+    s3dlio.configure(multipart_above_bytes="6MiB")
     client = MountpointS3Client("us-east-1", part_size=5 << 20)
-    for key, data in (("short", b"x"), ("long", bytes(40 << 20))):
+    for key, data in (("short", b"x"), ("long", bytes(11 << 20))):
         writer = client.put_object(bucket, key, "STANDARD_IA")
         writer.write(data)
         writer.close()

@@ -16,14 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+import s3dlio
 from s3dlio.compat.s3torchconnector import S3Client, S3ClientConfig, S3Exception, S3Writer
 from s3dlio.compat.s3torchconnector._s3client import MockS3Client
 from tests.support.answers import Respond, s3_error
 from tests.support.moto_server import MotoServer
 from tests.support.scripted_server import ScriptedServer
 
-LONG = bytes(range(256)) * (160 << 10)
-"""40 MiB: more than one request takes."""
+LONG = bytes(range(256)) * (44 << 10)
+"""11 MiB: more than one request takes here."""
+
+
+@pytest.fixture(autouse=True)
+def short_requests(clean_aws_env: None) -> None:
+    """Has objects written in parts from 6 MiB on."""
+    s3dlio.configure(multipart_above_bytes="6MiB")
 
 
 class Place:
