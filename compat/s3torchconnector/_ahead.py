@@ -7,12 +7,12 @@ A data set makes its readers as upstream does, through `S3Client.get_object`; on
 * Long objects, ranges, and whoever reads against the order of the listing get the client's own stream. So does everything where
   somebody put another `_get_object_stream` in the place of the client's.
 * An object is read as it is when its turn comes: what the listing said of it may be old.
-* Readers of one data set may be used in several threads, as upstream's; a pickle, and a forked child, read for themselves.
+* Readers of one data set may be used in several threads, as upstream's. A pickle reads for itself; so does a forked child.
 """
 
 from __future__ import annotations
 
-import os
+import sys
 import threading
 import weakref
 from collections import deque
@@ -46,6 +46,7 @@ _MEMORY_SHARE: Final = 4
 """What part of `memory_bytes` is for objects that nobody has read yet; the workers of a DataLoader divide it."""
 _LONG_SHARE: Final = 8
 """What part of that memory one object may take; a longer one is read by itself, in parts."""
+_UNKNOWN: Final = sys.maxsize
 _STREAM_OF_CLIENT: Final = S3Client._get_object_stream
 
 
@@ -232,15 +233,11 @@ class _Shared:
         self._objects = objects
         worker = get_worker_info()
         self._max_bytes = _bytes_ahead(settings().memory_bytes, 1 if worker is None else worker.num_workers)
-        self._ahead: Ahead | None = None
-        self._requests: _Requests | None = None
-        """What `_ahead` asks for."""
-        self._next = 0
-        """The first number that can still be asked for."""
+        self._under_way: tuple[_Requests, Ahead] | None = None
+        """What is fetched, and by whom."""
         self._lock = threading.Lock()
-        """Held while an object is waited for."""
-        self._pid = os.getpid()
-        self.last_bytes: int | None = None
+        """Held while another begins."""
+        self._last_bytes = _UNKNOWN
         """Size of the last object that was not listed; what is thought of the next one."""
 
     def fetch(self, number: int, one: S3BucketKeyData, *, wants_all: bool) -> BytesView | None:
@@ -255,35 +252,41 @@ class _Shared:
             S3dlioError: As the store says.
             S3Exception: The client cannot be made.
         """
-        native = self._client._client
-        longest = max(native.limits.part_bytes, self._max_bytes // _LONG_SHARE if wants_all else 0)
-        size = _size_of(one)
-        if size is None and not wants_all:
-            size = longest + 1 if self.last_bytes is None else self.last_bytes
-        if (size is not None and size > longest) or self._pid != os.getpid():
+        longest = self._client._client.part_size
+        if wants_all and longest < self._max_bytes // _LONG_SHARE:
+            longest = self._max_bytes // _LONG_SHARE
+        info = one.object_info
+        size = info.size if info is not None else 0 if wants_all else self._last_bytes
+        if size > longest:
             return None
+        under_way = self._under_way
+        if under_way is None or number >= under_way[0].end:
+            under_way = self._begin(number, one)
+        requests, ahead = under_way
+        requests.longest_bytes = longest
+        try:
+            view = ahead.take(number - requests.begin)
+        except (LookupError, ObjectChangedError):
+            # Its turn is over, or it is forgotten, or not what the listing said any more.
+            return None
+        if info is None:
+            self._last_bytes = len(view)
+        return view
+
+    def _begin(self, number: int, one: S3BucketKeyData) -> tuple[_Requests, Ahead]:
         with self._lock:
-            if number < self._next:
-                return None
-            self._next = number + 1
-            ahead, requests = self._ahead, self._requests
-            if ahead is None or requests is None or not requests.has(number):
+            found = self._under_way
+            if found is None or number >= found[0].end:
+                native = self._client._client
                 native.place(one.bucket, one.key)
-                if ahead is not None:
-                    ahead.close()
-                requests = self._requests = _Requests(native, self._objects, number)
-                ahead = self._ahead = Ahead(
+                requests = _Requests(native, self._objects, number)
+                ahead = Ahead(
                     requests, max_in_flight=native.max_in_flight, max_bytes=self._max_bytes, limits=native.limits
                 )
-            requests.longest_bytes = longest
-            try:
-                view = ahead.take(number - requests.begin)
-            except (LookupError, ObjectChangedError):
-                # It is forgotten, or not what the listing said any more.
-                return None
-            if one.object_info is None:
-                self.last_bytes = len(view)
-            return view
+                if found is not None:
+                    found[1].close()
+                found = self._under_way = requests, ahead
+            return found
 
 
 class _Requests:
@@ -295,26 +298,27 @@ class _Requests:
         self._number = begin
         self.begin = begin
         """Number of the first object."""
-        self._has_ended = False
+        self.end = _UNKNOWN
+        """Number of the first one behind them that is not among them."""
         self.longest_bytes = 0
         """A longer object is not among them."""
-
-    def has(self, number: int) -> bool:
-        """Returns whether that object is among them, or may still be."""
-        return number < self._number or not self._has_ended
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> AheadRequest:
-        one = None if self._has_ended else self._objects.look(self._number)
-        if one is not None and ((size := _size_of(one)) is None or size <= self.longest_bytes):
-            # A bucket that cannot be opened is the error of whoever reads its objects, and nobody else's.
-            with suppress(S3dlioError):
-                place = self._native.place(one.bucket, one.key)
-                self._number += 1
-                return AheadRequest(*place, size)
-        self._has_ended = True
+        number = self._number
+        one = self._objects.look(number)
+        if one is not None:
+            info = one.object_info
+            size = None if info is None else info.size
+            if size is None or size <= self.longest_bytes:
+                # A bucket that cannot be opened is the error of whoever reads its objects, and nobody else's.
+                with suppress(S3dlioError):
+                    request = AheadRequest(*self._native.place(one.bucket, one.key), size)
+                    self._number = number + 1
+                    return request
+        self.end = number
         raise StopIteration
 
 
@@ -322,10 +326,6 @@ class _Requests:
 def _bytes_ahead(memory_bytes: int, num_workers: int) -> int:
     """Returns what may be fetched ahead in this process, in bytes. What is "auto" is looked at once: that takes longer than many reads."""
     return (memory_bytes or default_memory_bytes()) // _MEMORY_SHARE // num_workers or 1
-
-
-def _size_of(one: S3BucketKeyData) -> int | None:
-    return None if one.object_info is None else one.object_info.size
 
 
 class _Place:
