@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from s3dlio.engine.config import Settings, environment, settings
-from s3dlio.engine.errors import UnsupportedError
+from s3dlio.engine.errors import InvalidUriError, UnsupportedError
 from s3dlio.engine.fetch.request import Fetch
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation, Store, run
 from s3dlio.engine.stores.registry import open_store
 from s3dlio.engine.stores.s3 import S3Store
 from s3dlio.engine.stores.s3_config import S3Access
-from s3dlio.engine.uri import parse_uri
+from s3dlio.engine.uri import FILE_SCHEMES, parse_uri
 
 from ._errors import BUCKET_MISSING, KEY_MISSING, OBJECT_MISSING, S3Exception, translated
 from ._get import GetObjectStream
@@ -121,12 +122,15 @@ class MountpointS3Client:
         return Place(store, store.root + key, key)
 
     def _open(self, bucket: str) -> Store:
-        scheme, separator, _ = bucket.partition("://")
-        if separator and scheme != "s3":
-            # The path of a file begins with the slash that stands before the keys of the others.
-            root = parse_uri(f"{bucket}/").root
-            return open_store(scheme, root)
-        return S3Store(parse_uri(bucket + "/" if separator else f"s3://{bucket}/").root, self._access())
+        scheme, separator, rest = bucket.partition("://")
+        if separator and scheme in FILE_SCHEMES and not rest:
+            return open_store(scheme, bucket)
+        # An ARN may be written with colons alone, which leave the slash to the key.
+        name = bucket.replace("/", ":") if bucket.startswith("arn:") else bucket
+        found = parse_uri((name if separator else f"s3://{name}") + ("" if name.endswith("/") else "/"))
+        if found.key:
+            raise InvalidUriError("a bucket has no key", uri=bucket)
+        return S3Store(found.root, self._access()) if found.scheme == "s3" else open_store(found.scheme, found.root)
 
     def _access(self) -> S3Access:
         return S3Access(
@@ -226,7 +230,7 @@ class MountpointS3Client:
 
 
 def _limits(part_size: int, max_attempts: int) -> Settings:
-    if not _MIN_PART_BYTES <= part_size <= _MAX_PART_BYTES:
+    if not _MIN_PART_BYTES <= index(part_size) <= _MAX_PART_BYTES:
         raise S3Exception("invalid configuration: part size must be at between 5MiB and 5GiB")
     text = environment("AWS_MAX_ATTEMPTS").get("AWS_MAX_ATTEMPTS")
     attempts: Any = max_attempts if text is None else text

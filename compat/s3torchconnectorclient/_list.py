@@ -32,6 +32,8 @@ class ListObjectStream:
         """Where the next page begins; None for the first, and after the last."""
         self.complete = False
         """Whether the last page was taken."""
+        self._known: set[str] = set()
+        """What the last page held: some servers begin the next with it."""
         self._entries: Iterator[ListEntry | str] | None = None
         """What is still to come of a listing that is not S3's."""
 
@@ -59,12 +61,15 @@ class ListObjectStream:
     def _ask(self, store: S3Store) -> tuple[ListObjectResult, str | None]:
         operation = store.list_details(self.prefix, self.delimiter, self.max_keys, self.continuation_token)
         page = self._client.run(operation)
-        return ListObjectResult([info_of(found) for found in page.objects], page.prefixes), page.next_token
+        known, self._known = self._known, {*page.prefixes, *(found.key for found in page.objects)}
+        objects = [info_of(found) for found in page.objects if found.key not in known]
+        return ListObjectResult(objects, [prefix for prefix in page.prefixes if prefix not in known]), page.next_token
 
     def _cut(self, place: Place) -> tuple[ListObjectResult, str | None]:
         """Cuts a page out of a listing that has no pages of this kind; the token is how many objects and prefixes came before."""
-        num_before = int(self.continuation_token or 0)
-        num = max(1, self.max_keys)
+        num_before, num = int(self.continuation_token or 0), self.max_keys
+        if not num:
+            return ListObjectResult([], []), None
         entries = self._entries or islice(self._walk(place), num_before, None)
         # One that has raised is at its end, and the listing is not.
         self._entries = None

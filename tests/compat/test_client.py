@@ -265,6 +265,17 @@ def test_a_page_that_fails_may_be_asked_for_again(server: ObjectServer) -> None:
     assert [info.key for info in next(stream).object_info] == ["k"]
 
 
+def test_what_a_server_repeats_on_the_next_page_is_listed_once(server: ObjectServer) -> None:
+    def page(keys: str, rest: str = "") -> Respond:
+        entries = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+        return Respond(200, {}, f"<ListBucketResult>{entries}{rest}</ListBucketResult>".encode())
+
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>b</NextContinuationToken>"
+    server.faults["/bucket"] = server.faults["/bucket/"] = [page("ab", more), page("bc")]
+    pages = MountpointS3Client("us-east-1").list_objects("bucket")
+    assert [[info.key for info in found.object_info] for found in pages] == [["a", "b"], ["c"]]
+
+
 def test_k1_the_source_of_a_copy_is_percent_encoded_and_its_target_is_not(bucket: str, moto_s3: MotoServer) -> None:
     client, moto = MountpointS3Client("us-east-1"), moto_s3.endpoint.client()
     for key in ("a b/c+d%20é", "plain"):
@@ -365,3 +376,22 @@ def test_what_a_store_cannot_do_is_an_error(bucket: str, moto_s3: MotoServer) ->
         client.get_object("ftp://host", "k")
     with pytest.raises(S3Exception, match="needs a bucket"):
         client.get_object("", "k")
+
+
+@pytest.mark.parametrize("bucket", ["bucket/folder", "s3://bucket/folder", "memory://bucket/folder", "file:///folder"])
+def test_a_bucket_with_a_key_is_no_bucket_and_not_another_one(bucket: str) -> None:
+    with pytest.raises(S3Exception, match="a bucket has no key"):
+        MountpointS3Client("us-east-1").get_object(bucket, "k")
+
+
+def test_a_bucket_may_be_an_arn_in_either_spelling(server: ObjectServer) -> None:
+    client = MountpointS3Client("us-west-2", endpoint="https://s3.us-west-2.amazonaws.com")
+    roots = {client.place(f"arn:aws:s3:us-west-2:123456789012:accesspoint{mark}mine", "k").store.root for mark in "/:"}
+    assert roots == {"s3://arn:aws:s3:us-west-2:123456789012:accesspoint:mine/"}
+
+
+def test_a_page_of_no_keys_is_empty(root: tuple[str, str]) -> None:
+    bucket, base = root
+    client = MountpointS3Client("anywhere")
+    client.put_object(bucket, base + "k").close()
+    assert [page.object_info for page in client.list_objects(bucket, base, max_keys=0)] == [[]]

@@ -17,6 +17,7 @@ from ...s3torchconnectorclient._mountpoint_s3_client import (
 )
 from .._user_agent import UserAgent
 from ..s3reader import S3Reader, S3ReaderConstructor
+from ..s3reader._streams import name_of
 from ..s3reader.protocol import GetStreamCallable, S3ReaderConstructorProtocol
 from ..s3writer import S3Writer
 from ._window import Window
@@ -123,7 +124,7 @@ class S3Client:
         Raises:
             ValueError: `start` and `end` are no range, or `reader_constructor` is not one that reads in order or by ranges.
         """
-        log.debug("GetObject %s, object_info is None=%s", _uri(bucket, key), object_info is None)
+        log.debug("GetObject %s, object_info is None=%s", name_of(bucket, key), object_info is None)
         get_object_info: GetObjectInfo = partial(self.head_object, bucket, key)
         if object_info is not None:
             get_object_info = partial(_identity, object_info)
@@ -148,7 +149,7 @@ class S3Client:
         Raises:
             S3Exception: The bucket cannot be opened.
         """
-        log.debug("PutObject %s", _uri(bucket, key))
+        log.debug("PutObject %s", name_of(bucket, key))
         return S3Writer(self._client.put_object(bucket, key, storage_class))
 
     def list_objects(self, bucket: str, prefix: str = "", delimiter: str = "", max_keys: int = 1000) -> ListObjectStream:
@@ -160,7 +161,7 @@ class S3Client:
             delimiter: Keys that have it behind the prefix come as common prefixes.
             max_keys: Objects and prefixes of a page; S3 gives 1000 at most.
         """
-        log.debug("ListObjects %s", _uri(bucket, prefix))
+        log.debug("ListObjects %s", name_of(bucket, prefix))
         return self._client.list_objects(bucket, prefix, delimiter, max_keys)
 
     def head_object(self, bucket: str, key: str) -> HeadObjectResult:
@@ -169,7 +170,7 @@ class S3Client:
         Raises:
             S3Exception: As the store says.
         """
-        log.debug("HeadObject %s", _uri(bucket, key))
+        log.debug("HeadObject %s", name_of(bucket, key))
         return self._client.head_object(bucket, key)
 
     def delete_object(self, bucket: str, key: str) -> None:
@@ -178,7 +179,7 @@ class S3Client:
         Raises:
             S3Exception: As the store says.
         """
-        log.debug("DeleteObject %s", _uri(bucket, key))
+        log.debug("DeleteObject %s", name_of(bucket, key))
         self._client.delete_object(bucket, key)
 
     def copy_object(self, src_bucket: str, src_key: str, dst_bucket: str, dst_key: str) -> None:
@@ -193,14 +194,8 @@ class S3Client:
         Raises:
             S3Exception: As the store says.
         """
-        log.debug("CopyObject %s to %s", _uri(src_bucket, src_key), _uri(dst_bucket, dst_key))
+        log.debug("CopyObject %s to %s", name_of(src_bucket, src_key), name_of(dst_bucket, dst_key))
         self._client.copy_object(src_bucket, src_key, dst_bucket, dst_key)
-
-
-def _uri(bucket: str, key: str) -> str:
-    if "://" not in bucket:
-        return f"s3://{bucket}/{key}"
-    return bucket + key if bucket.endswith("/") else f"{bucket}/{key}"
 
 
 def _identity(found: T) -> T:
