@@ -224,6 +224,14 @@ def test_i1_ranges_of_two_versions_are_an_error() -> None:
     assert reader.read(50) == DATA[200:250]
 
 
+@every_reader
+def test_another_stream_may_be_put_in_the_place_of_the_readers(construct: Callable[..., Any]) -> None:
+    """Programs' own tests do, by `reader._get_stream = …`."""
+    reader = make(construct, rests())
+    reader._get_stream = rests(DATA[::-1]).open
+    assert reader.read() == DATA[::-1]
+
+
 def test_the_buffer_of_a_ranged_reader_takes_no_memory_before_it_is_read() -> None:
     assert len(make(RangedS3Reader, rests())._buffer) == 0
 

@@ -14,22 +14,17 @@ def name_of(bucket: str, key: str) -> str:
     return bucket + key if bucket.endswith("/") else f"{bucket}/{key}"
 
 
-class Streams:
-    """Opens streams of byte ranges of one object, and sees to it that all are of the version that the first one was.
+class OneVersion:
+    """Sees to it that all streams of one object are of the version that the first one was.
 
     A stream says its version, once bytes of it have come, as an attribute `version`; those that have none are taken as they are.
     """
 
-    __slots__ = ("_get_stream", "_name", "_version")
+    __slots__ = ("_name", "_version")
 
-    def __init__(self, name: str, get_stream: Any) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._get_stream = get_stream
         self._version: str | None = None
-
-    def open(self, start: int, end: int) -> Any:
-        """Returns a stream of `[start, end)`."""
-        return self._get_stream(start, end)
 
     def check(self, stream: Any) -> None:
         """Raises S3Exception where `stream`, of which bytes have come, is of another version than those before."""
@@ -41,13 +36,12 @@ class Streams:
         elif version != self._version:
             raise S3Exception(f"{self._name} changed while it was read: from version {self._version} to {version}")
 
-    def read(self, start: int, end: int) -> Any:
-        """Returns the bytes in `[start, end)`: a `BytesView` from a stream that has `read_rest`, else `bytes`.
+    def read(self, stream: Any, start: int, end: int) -> Any:
+        """Returns all of a stream of the bytes in `[start, end)`: a `BytesView` where it has `read_rest`, else `bytes`.
 
         Raises:
             S3Exception: The store refused, the object has changed, or fewer bytes came.
         """
-        stream = self.open(start, end)
         wanted = end - start
         read_rest = getattr(stream, "read_rest", None)
         if read_rest is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._arguments import check_size, room_in
 from ._pieces import Pieces
-from ._streams import Streams, name_of
+from ._streams import OneVersion, name_of
 from .s3reader import S3Reader
 
 if TYPE_CHECKING:
@@ -103,17 +103,18 @@ class _ItemViewBuffer:
 class _GroupStream:
     """The stream of a group: gives its items one after the other."""
 
-    def __init__(self, streams: Streams, group: RangeGroup, start: int) -> None:
-        """Opens it.
+    def __init__(self, stream: Any, version: OneVersion, group: RangeGroup, start: int) -> None:
+        """Begins at `start`.
 
         Args:
-            streams: Of the object.
+            stream: Of the bytes from `start` to the end of the group.
+            version: That all streams of the object are of.
             group: Whose stream.
-            start: First byte that is wanted of it.
+            start: First byte of the object that is wanted.
         """
         self.group = group
-        self._streams = streams
-        self._stream = streams.open(start, group.end)
+        self._stream = stream
+        self._version = version
         self._chunk = memoryview(b"")
         """What came and is not used yet."""
         self._position = start
@@ -144,7 +145,7 @@ class _GroupStream:
         if chunk is None:
             goal = "before reaching" if self._position < item.start else "while reading"
             raise ValueError(f"S3 stream exhausted at position {self._position} {goal} item {item.start}-{item.end}")
-        self._streams.check(self._stream)
+        self._version.check(self._stream)
         return memoryview(chunk)
 
 
@@ -198,7 +199,7 @@ class DCPOptimizedS3Reader(S3Reader):
         self._range_groups = group_ranges(self._item_ranges, max_gap_size)
         self._group_of = [group for group in self._range_groups for _ in group.item_ranges]
         """Of each item."""
-        self._streams = Streams(name_of(bucket, key), get_stream)
+        self._version = OneVersion(name_of(bucket, key))
         self._stream: _GroupStream | None = None
         self._current = 0
         """Number of the item that is read."""
@@ -310,7 +311,7 @@ class DCPOptimizedS3Reader(S3Reader):
         # One that fails is not asked again: the next try opens another, at the item where it failed.
         stream, self._stream = self._stream, None
         if stream is None or stream.group is not group:
-            stream = _GroupStream(self._streams, group, item.start)
+            stream = _GroupStream(self._get_stream(item.start, group.end), self._version, group, item.start)
         loaded = stream.take(item)
         self._stream = stream
         return loaded

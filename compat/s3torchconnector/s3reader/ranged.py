@@ -10,7 +10,7 @@ from s3dlio.engine.memory.view import BytesView
 
 from ._arguments import check_size, room_in
 from ._buffered import BufferedS3Reader
-from ._streams import Streams, name_of
+from ._streams import OneVersion, name_of
 
 if TYPE_CHECKING:
     from ...s3torchconnectorclient._mountpoint_s3_client import GetObjectStream
@@ -50,7 +50,7 @@ class RangedS3Reader(BufferedS3Reader):
         """
         super().__init__(bucket, key, get_object_info, get_stream)
         self._buffer_size = DEFAULT_BUFFER_SIZE if buffer_size is None else operator.index(buffer_size)
-        self._streams = Streams(name_of(bucket, key), get_stream)
+        self._version = OneVersion(name_of(bucket, key))
         self._buffer: Any = b""
         """What the last request that was buffered brought, as it came."""
         self._buffer_start = 0
@@ -115,7 +115,7 @@ class RangedS3Reader(BufferedS3Reader):
             start = self._buffer_end
         if start < end:
             if end - start >= self._buffer_size:
-                pieces.append(self._streams.read(start, end))
+                pieces.append(self._version.read(self._get_stream(start, end), start, end))
             else:
                 self._fill_buffer(start, self._buffer_size)
                 pieces.append(self._buffered(start, end))
@@ -123,7 +123,7 @@ class RangedS3Reader(BufferedS3Reader):
 
     def _fill_buffer(self, start: int, nbytes: int) -> None:
         end = min(start + nbytes, self._get_size())
-        self._buffer = self._streams.read(start, end)
+        self._buffer = self._version.read(self._get_stream(start, end), start, end)
         self._buffer_start, self._buffer_end = start, end
 
     def _buffered(self, start: int, end: int) -> Any:
