@@ -1,4 +1,4 @@
-"""Several streams of one object, which must be of one version."""
+"""What an object is called, and that all streams of it are of one version."""
 
 from __future__ import annotations
 
