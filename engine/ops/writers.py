@@ -257,7 +257,7 @@ class ObjectWriter:
     def _throw_away(self, runner: Runner) -> None:
         upload, left = self._upload, self._left
         try:
-            if upload is not None and left is not None and left.forget():
+            if upload is not None and (left is None or left.forget()):
                 run(throw_away(upload, self._store.root + self._key), runner)
         finally:
             self._end()
