@@ -411,6 +411,16 @@ def test_m1_where_memory_is_short_the_others_give_way(many: Objects, monkeypatch
         many.ahead().take(0)
 
 
+def test_ranges_are_fetched_ahead_too(many: Objects) -> None:
+    store = locate("s3://bucket/")[0]
+    spans = [(0, 5), (5, None), (1000, 2000), (10 * KIB - 1, 10 * KIB + 9), (3, 3)]
+    pins: list[tuple[Any, ...]] = [(), (10 * KIB, many.server.etag(many.path(0)).strip('"'))]
+    for pin in pins:
+        requests = (AheadRequest(store, "s3://bucket/0", "0", *pin, start=start, end=end) for start, end in spans)
+        ahead = Ahead(requests, max_in_flight=4, max_bytes=10_000)
+        assert [bytes(ahead.take(number)) for number in range(len(spans))] == [many.data[0][start:end] for start, end in spans]
+
+
 def test_local_stores_are_read_ahead_too() -> None:
     store = locate("memory://ahead/")[0]
     data = [content(number, 1000 * number) for number in range(20)]

@@ -153,6 +153,20 @@ def test_real_servers(
             assert read(uri, start=start, end=end, **given) == DATA[start:end]
 
 
+def test_i4_gcs_says_the_checksum_of_every_object(gcs: Any, gcs_env: Any) -> None:
+    gcs_env(gcs.endpoint)
+    uri = f"gs://{gcs.endpoint.new_bucket()}/a key"
+    s3dlio.put_bytes(uri, DATA)
+    info = s3dlio.stat(uri)
+    store, key = locate(uri)
+    for known in ({}, {"size": SIZE, "version": info["version_id"]}):
+        parted = PartedRead(Wanted(store, uri, key, **known), in_parts())
+        with inline_fetcher().lend(4, in_parts()) as loop:
+            assert bytes(parted.drive(loop)) == DATA
+        assert parted.is_verified
+        assert read(uri, start=5, end=SIZE - 5, **known) == DATA[5:-5]
+
+
 # Faults.
 
 

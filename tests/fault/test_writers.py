@@ -409,6 +409,20 @@ def test_gcs(gcs: Any, gcs_env: Any) -> None:
     assert s3dlio.get(uri) == expected
 
 
+def test_azure(azurite: Any, azure_env: Any) -> None:
+    azure_env(azurite.endpoint)
+    uri = f"az://{azurite.endpoint.account}/{azurite.endpoint.new_container()}/key"
+    for sizes in ([], [100], [len(DATA)], [3 * SMALL] * 5):
+        one = writer(uri)
+        expected = write(one, sizes)
+        one.close()
+        assert s3dlio.get(uri) == expected
+    one = writer(uri)
+    one.write(bytes(3 * PART))
+    one.abort()
+    assert s3dlio.get(uri) == expected
+
+
 @pytest.mark.parametrize("scheme", ["file", "direct"])
 def test_local_files(scheme: str, tmp_path: Path) -> None:
     path = tmp_path / "a" / "key"
