@@ -32,6 +32,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -281,6 +282,9 @@ def serve(name: str) -> None:
     sys.unraisablehook = lambda found: unraisable.append(f"{found.err_msg}: {found.exc_value!r} in {found.object!r}")
     threading.excepthook = lambda found: unraisable.append(f"{found.exc_value!r} in {found.thread!r}")
     importlib.import_module(PACKAGES[name] + "s3torchconnector")
+    # They live as long as this process, from the first use on; started now they are no test's leak.
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
     # Torch alone is half a second of collecting.
     gc.freeze()
     print("READY", file=talk, flush=True)
