@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import logging
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import filesystem
 from torch.distributed.checkpoint._extension import ExtensionRegistry, StreamTransformExtension
 
 from s3dlio.compat.s3torchconnector import S3ClientConfig
@@ -22,6 +25,7 @@ from s3dlio.compat.s3torchconnector._s3client import S3Client
 from s3dlio.compat.s3torchconnector.dcp import HexPrefixStrategy, S3FileSystem, S3StorageReader, S3StorageWriter
 from s3dlio.compat.s3torchconnector.s3reader import S3ReaderConstructor
 from s3dlio.compat.s3torchconnectorclient import S3Exception
+from s3dlio.engine.errors import MissingExtraError
 from tests.support.moto_server import MotoServer
 from tests.support.s3_endpoint import S3Endpoint
 
@@ -241,6 +245,44 @@ def test_a_file_that_fails_in_a_thread_of_torch_s_fails_the_checkpoint(
     with pytest.raises(dcp.api.CheckpointException, match="Forbidden"):
         dcp.save(STATE, storage_writer=writer)
     assert "c/.metadata" not in keys(endpoint, bucket)
+
+
+@alone
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_of_torch_s_that_opens_no_file_fails_the_checkpoint(
+    endpoint: S3Endpoint, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size_of = filesystem._item_size
+    others_turn = threading.Event()
+
+    def refuse_elsewhere(item: Any) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            others_turn.set()
+            raise MemoryError
+        return size_of(item)
+
+    writer = S3StorageWriter(REGION, f"s3://{bucket}/c", thread_count=2)
+    put_object = writer.fs._client.put_object  # type: ignore[attr-defined]
+
+    def put_later(bucket: str, key: str) -> Any:
+        assert others_turn.wait(30)
+        return put_object(bucket, key)
+
+    monkeypatch.setattr(filesystem, "_item_size", refuse_elsewhere)
+    monkeypatch.setattr(writer.fs._client, "put_object", put_later)  # type: ignore[attr-defined]
+    with pytest.raises(dcp.api.CheckpointException, match="items were written"):
+        dcp.save(STATE, storage_writer=writer)
+    assert "c/.metadata" not in keys(endpoint, bucket)
+
+
+def test_a_missing_tenacity_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "s3dlio.compat.s3torchconnector.dcp.s3_file_system"
+    spec = importlib.util.spec_from_file_location(name + "_again", importlib.import_module(name).__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    monkeypatch.setitem(sys.modules, "tenacity", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 's3dlio-shm\[dcp\]'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 class Inverted(StreamTransformExtension):

@@ -228,7 +228,8 @@ class _NotingFileSystem(S3FileSystem):
 
     def __init__(self, region: str, s3client_config: S3ClientConfig | None, endpoint: str | None) -> None:
         super().__init__(region, s3client_config=s3client_config, endpoint=endpoint)
-        self.failures: list[Exception] = []
+        self.failures: list[Exception] | None = None
+        """Where they are kept; None where nobody asks."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[S3Reader | S3Writer, None, None]:
@@ -236,7 +237,8 @@ class _NotingFileSystem(S3FileSystem):
             with super().create_stream(path, mode) as stream:
                 yield stream
         except Exception as failure:
-            self.failures.append(failure)
+            if self.failures is not None:
+                self.failures.append(failure)
             raise
 
 
@@ -289,13 +291,26 @@ class S3StorageWriter(FileSystemWriter):
         """Writes the files of this rank.
 
         Raises:
-            Exception: Of the first file that could not be written, also where another thread had it: without this the checkpoint would be
+            Exception: Of a file that could not be written, also where another thread had it: without this the checkpoint would be
                 committed with that file missing.
         """
-        self._files.failures.clear()
-        written = super().write_data(plan, planner)
-        if self._files.failures:
-            raise self._files.failures.pop()
+        failures: list[Exception] = []
+        self._files.failures = failures
+        try:
+            written = super().write_data(plan, planner)
+        except BaseException:
+            # It is one of them, and its traceback keeps this frame.
+            failures.clear()
+            raise
+        finally:
+            self._files.failures = None
+        if failures:
+            raise failures.pop()
+        num_written = len(written.value())
+        if num_written != len(plan.items):
+            raise RuntimeError(
+                f"{num_written} of {len(plan.items)} items were written; a thread of torch's has ended by an error"
+            )
         return written
 
     @classmethod
