@@ -184,8 +184,11 @@ class ObjectWriter:
     def _make_room(self, num_bytes: int) -> None:
         if len(self._kept) >= num_bytes:
             return
-        # The system gives pages where they are touched, so one that is too long costs nothing.
-        kept = memoryview(bytearray(max(num_bytes, self._part_bytes if self._upload else self._whole_bytes)))
+        # Here, since numpy is heavy. A bytearray would be filled with zeros; of this, the system gives pages where they are touched, so it
+        # costs nothing to make it long.
+        import numpy as np
+
+        kept = np.empty(max(num_bytes, self._part_bytes if self._upload else self._whole_bytes), np.uint8).data
         kept[: self._num_kept] = self._kept[: self._num_kept]
         self._kept = kept
 
