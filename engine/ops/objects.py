@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def get(uri: str) -> BytesView:
-    """Returns a whole object.
+    """Returns a whole object. A long one comes in parts side by side, of one version.
 
     Returns:
         A view of shared memory that belongs to the caller: uint8, 1-D, contiguous, writable. Its slot is free when the view and
@@ -40,7 +40,7 @@ def get(uri: str) -> BytesView:
         S3dlioError: What else may happen; see `docs/semantics.md`.
     """
     store, key = locate(uri)
-    return inline_fetcher().fetch_one(new_view_fetch(uri, store.wire, key))
+    return inline_fetcher().fetch_whole(store, uri, key)
 
 
 def get_range(uri: str, offset: int, length: int | None = None) -> BytesView:

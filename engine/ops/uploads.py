@@ -12,16 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ..config import settings
 from ..errors import S3dlioError, TruncatedBodyError
-from ..pool.inline import inline_fetcher
+from ..pool.inline import MAX_PARTS_IN_FLIGHT, inline_fetcher
 from ..stores.base import Operation, Store, Upload, run
 
 _log = logging.getLogger("s3dlio")
-MAX_PARTS_IN_FLIGHT: Final = 16
-"""Of one object. More share a slow line for so long that each comes to its deadline: 16 parts of 16 MiB take 215 s at 10 Mbit/s."""
 
 
 class Piece(NamedTuple):

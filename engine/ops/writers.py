@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from ..config import settings
 from ..errors import ConfigurationError, S3dlioError, rebuild_error
 from ..memory.buffers import as_payload
-from ..pool.inline import inline_fetcher
+from ..pool.inline import MAX_PARTS_IN_FLIGHT, inline_fetcher
 from ..stores.base import Operation, Runner, Store, Upload, run
 from .left_uploads import LeftUpload, abort_dropped
 from .objects import check_key
 from .perform import check_in_flight
-from .uploads import MAX_PARTS_IN_FLIGHT, put_whole, throw_away
+from .uploads import put_whole, throw_away
 
 if TYPE_CHECKING:
     from ..config import Settings

@@ -96,12 +96,12 @@ class PartedRead:
         """Hands the first requests to a loop; whatever fails ends the read."""
         _, uri, _, start, end, size, _ = self.wanted
         if size is not None and start > size:
-            self._end(loop, InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=uri))
+            self._end(InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=uri))
             return
         if (size is not None and start == size and start) or (end is not None and end <= start):
             # Of which no range could be asked for.
             self.view = process_rooms().empty_view()
-            self._end(loop, None)
+            self._end(None)
             return
         if size is not None and (end is None or end >= size):
             end = None if not start else size
@@ -316,7 +316,10 @@ class PartedRead:
                 except ChecksumMismatchError as error:
                     error.uri = self.wanted.uri
                     self.error = error
-        self._fail(loop, self.error) if self.error is not None else self._end(loop, None)
+        if self.error is None:
+            self._end(None)
+        else:
+            self._fail(loop, self.error)
 
     def _verify(self, expected: Checksum, memory: memoryview) -> None:
         total = 0
@@ -340,13 +343,12 @@ class PartedRead:
             is_again = isinstance(error, ObjectChangedError) and is_in_parts and not is_pinned and not self._was_restarted
             self._was_restarted |= is_again
         if not is_again:
-            self._end(loop, error)
+            self._end(error)
             return
         self._size, self._version, self._expected = self.wanted.size, self.wanted.version, None
         self.begin(loop)
 
-    def _end(self, loop: FetchLoop, error: S3dlioError | None) -> None:
-        del loop
+    def _end(self, error: S3dlioError | None) -> None:
         self.is_over = True
         self._parts.clear()
         if error is not None:
@@ -364,7 +366,7 @@ class PartedRead:
         return fetch.size if end is None else min(end, fetch.size)
 
     def _is_long(self, num_bytes: int) -> bool:
-        return self._may_split and num_bytes > max(self._limits.split_above_bytes, self._limits.part_bytes)
+        return self._may_split and is_long(num_bytes, self._limits)
 
 
 def _let_go(fetch: Fetch) -> None:
@@ -377,3 +379,8 @@ def _let_go(fetch: Fetch) -> None:
 def is_strong(version: str | None) -> bool:
     """Whether a part can be held to a version: there is one, and it is no weak ETag."""
     return version is not None and not version.startswith("W/")
+
+
+def is_long(num_bytes: int, limits: Settings) -> bool:
+    """Whether so many bytes are read in parts, where that can be."""
+    return num_bytes > max(limits.split_above_bytes, limits.part_bytes)

@@ -108,8 +108,7 @@ class Rooms:
         """
         view = fetch.view
         num = fetch.received
-        self._guess_bytes = num if num == self._last_bytes else 0
-        self._last_bytes = num
+        self.note_size(num)
         if view is not None and len(view) == num:
             return view
         try:
@@ -123,6 +122,11 @@ class Rooms:
         if view is not None:
             exact.data[:] = view[:num].data
         return exact
+
+    def note_size(self, num: int) -> None:
+        """Notes how long an object was: the next one may be as long."""
+        self._guess_bytes = num if num == self._last_bytes else 0
+        self._last_bytes = num
 
     def outcome(self, fetch: ViewFetch) -> BytesView | S3dlioError:
         """Returns the view of a request that has ended, or its error."""
