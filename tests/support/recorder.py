@@ -64,7 +64,7 @@ class Recorder:
 def take_sent(url: str) -> list[dict[str, Any]]:
     """Returns the requests that passed the port of `url` since this was asked last, in order of their ends.
 
-    Each has `method`, `target` (as sent: path and query), `headers` (names in lower case) and `num_body_bytes`.
+    Each has `method`, `target` (as sent: path and query) and `headers` (names in lower case).
     """
     host, _, port = url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as sock:
@@ -148,7 +148,6 @@ class _Reading:
     def on_message_begin(self) -> None:
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._num_body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -156,15 +155,11 @@ class _Reading:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
-    def on_body(self, body: bytes) -> None:
-        self._num_body_bytes += len(body)
-
     def on_message_complete(self) -> None:
         self._done(
             {
                 "method": self.parser.get_method().decode(),
                 "target": self._target.decode(),
                 "headers": self._headers,
-                "num_body_bytes": self._num_body_bytes,
             }
         )
