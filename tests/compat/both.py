@@ -24,6 +24,7 @@ import importlib
 import inspect
 import json
 import logging
+import multiprocessing
 import os
 import re
 import sys
@@ -71,9 +72,7 @@ class Pair:
         """
         buckets = {side: self._filled_bucket(objects) for side in PACKAGES}
         try:
-            if not self._processes:
-                with standing():
-                    self._start()
+            self._start_again()
             for side, process in self._processes.items():
                 process.send_line(json.dumps([module, name, buckets[side], given]))
             seen = {side: _answer(process) for side, process in self._processes.items()}
@@ -89,6 +88,7 @@ class Pair:
             module: Name of the scripts' module.
             steps: Side and name of each.
         """
+        self._start_again()
         bucket = self._filled_bucket({})
         found = []
         for side, name in steps:
@@ -117,6 +117,12 @@ class Pair:
             self._processes[side] = ScriptProcess(_PROGRAM, [side], env)
         for process in self._processes.values():
             process.expect("READY", _START_TIMEOUT_S)
+
+    def _start_again(self) -> None:
+        """Starts the two anew, where a script has broken them."""
+        if not self._processes:
+            with standing():
+                self._start()
 
     def _stop(self) -> None:
         processes, self._processes = self._processes, {}
@@ -204,6 +210,28 @@ class Side:
         except BaseException as error:  # noqa: BLE001 (it is what is compared)
             return error
 
+    def in_processes(self, work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Runs `work(side, *one)` for each of the arguments at once, each in a process of its own, and returns what each returned.
+
+        None is a fork of this one, whose threads (torch's, or those that an earlier script left) no fork survives.
+        """
+        context = multiprocessing.get_context("forkserver")
+        results = context.SimpleQueue()
+        processes = [
+            context.Process(target=_work, args=(self, work, number, one, results))
+            for number, one in enumerate(arguments)
+        ]
+        for process in processes:
+            process.start()
+        found = dict(results.get() for _ in processes)
+        for process in processes:
+            process.join()
+        results.close()
+        return [found[number] for number in range(len(processes))]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Side, (self.name, self.bucket)
+
     @contextmanager
     def logged(self, level: int = logging.DEBUG) -> Iterator[list[str]]:
         """Collects what the package's own loggers say within."""
@@ -284,6 +312,7 @@ def serve(name: str) -> None:
     importlib.import_module(PACKAGES[name] + "s3torchconnector")
     # They live as long as this process, from the first use on; started now they are no test's leak.
     resource_tracker.ensure_running()
+    forkserver.set_forkserver_preload([PACKAGES[name] + "s3torchconnector", "torch.distributed.checkpoint"])
     forkserver.ensure_running()
     # Torch alone is half a second of collecting.
     gc.freeze()
@@ -296,6 +325,13 @@ def serve(name: str) -> None:
         gc.collect()
         seen["unraisable"] = [_plain(one) for one in unraisable]
         print("SEEN", json.dumps(seen), file=talk, flush=True)
+
+
+def _work(side: Side, work: Callable[..., Any], number: int, arguments: tuple[Any, ...], results: Any) -> None:
+    try:
+        results.put((number, describe(work(side, *arguments))))
+    except BaseException:  # noqa: BLE001 (it is what the comparison sees)
+        results.put((number, traceback.format_exc()))
 
 
 def _run(function: Callable[..., Any], side: Side, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -57,30 +55,12 @@ def equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
     )
 
 
-def on_ranks(side: Side, work: Any) -> list[Any]:
-    """Runs `work(side, rank)` in two processes that gloo connects, and returns what each returned."""
-    context = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder:
-        results = context.SimpleQueue()
-        processes = [
-            context.Process(target=be_rank, args=(side, work, rank, folder, results)) for rank in range(NUM_RANKS)
-        ]
-        for process in processes:
-            process.start()
-        found = sorted((results.get() for _ in processes), key=lambda one: one[0])
-        for process in processes:
-            process.join()
-        results.close()
-    return found
-
-
-def be_rank(side: Side, work: Any, rank: int, folder: str, results: Any) -> None:
+def on_rank(side: Side, rank: int, folder: str) -> list[Any]:
+    """Is one of the processes that gloo connects."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=NUM_RANKS)
     try:
-        results.put([rank, work(side, rank)])
-    except BaseException:  # noqa: BLE001 (it is what the test sees)
-        results.put([rank, traceback.format_exc()])
+        return save_and_load(side, rank)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -117,7 +97,8 @@ def save_and_load(side: Side, rank: int) -> list[Any]:
 
 @same()
 def test_two_ranks_save_and_load_with_each_prefix_strategy(side: Side) -> Any:
-    found = on_ranks(side, save_and_load)
+    with tempfile.TemporaryDirectory() as folder:
+        found = side.in_processes(on_rank, [(rank, folder) for rank in range(NUM_RANKS)])
     clear(side)
     return found
 
