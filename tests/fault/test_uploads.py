@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import threading
@@ -281,9 +282,9 @@ def test_u1_whoever_stops_asking_for_results_leaves_no_upload_behind(store: Writ
         connection.is_open = False
 
     store.faults.append(answered("PUT part 2", stall))
-    many = inline_fetcher().run_many(
-        [("long", write_object(opened(), "key", memoryview(DATA))), *((n, opened().put("short", memoryview(b"x"))) for n in range(40))], 2
-    )
+    # As many short ones as end before the second part of the long one is asked for.
+    short: Iterator[tuple[Any, Operation[None]]] = ((n, opened().put("short", memoryview(b"x"))) for n in itertools.count())
+    many = inline_fetcher().run_many(itertools.chain([("long", write_object(opened(), "key", memoryview(DATA)))], short), 2)
     for _ in many:
         if arrived.is_set():
             break
