@@ -199,7 +199,8 @@ class Ahead:
         if entry is None:
             return None
         while entry.read is None or not entry.read.is_over:
-            for fetch in loop.poll(None):
+            # One for which the others have just given way has asked for nothing yet, and nothing else may be under way to wait for.
+            for fetch in loop.poll(0 if entry.read is None else None):
                 if fetch.token is not None:
                     self._go_on(fetch, loop)
             self._fill(loop)

@@ -411,6 +411,43 @@ def test_m1_where_memory_is_short_the_others_give_way(many: Objects, monkeypatch
         many.ahead().take(0)
 
 
+def test_m1_one_that_was_put_off_is_begun_once_the_others_have_given_way(
+    served: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(served, [3 * PART] * 3)
+    ahead = objects.ahead(max_in_flight=1, knows=True)
+    rooms = process_rooms()
+    new_view = rooms.new_view
+    num_views = 0
+
+    def scarce(num: int) -> Any:
+        # There is none for number 1: at first, and as long as number 2 has its own.
+        nonlocal num_views
+        num_views += 1
+        if num_views in (2, 4):
+            raise s3dlio.InsufficientMemoryError("no memory")
+        return new_view(num)
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(rooms, "new_view", scarce)
+    assert bytes(ahead.take(0)) == objects.data[0]
+    loop = ahead._loop
+    assert loop is not None
+    # Somebody's call of `take` would do this: nothing is under way any more.
+    while loop.num_unfinished:
+        for fetch in loop.poll(None):
+            ahead._go_on(fetch, loop)
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(10)
+    try:
+        assert [bytes(ahead.take(number)) for number in (1, 2)] == objects.data[1:]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_ranges_are_fetched_ahead_too(many: Objects) -> None:
     store = locate("s3://bucket/")[0]
     spans = [(0, 5), (5, None), (1000, 2000), (10 * KIB - 1, 10 * KIB + 9), (3, 3)]
