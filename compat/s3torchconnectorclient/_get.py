@@ -18,7 +18,7 @@ from s3dlio.engine.ops.perform import Place as EnginePlace
 from s3dlio.engine.ops.whole import FoundRange, find_range_in_parts
 from s3dlio.engine.pool.ahead import Ahead, AheadRequest
 from s3dlio.engine.pool.parted import is_strong
-from s3dlio.engine.pool.rooms import new_view_fetch
+from s3dlio.engine.pool.rooms import new_view_fetch, process_rooms
 
 from ._errors import KEY_MISSING, S3Exception, translated
 
@@ -65,8 +65,8 @@ class GetObjectStream:
         self._chunk: BytesView | None = None
         """The next one, where `prefetch` has fetched it."""
         self._ahead: Ahead | None = None
-        self._num_taken = 0
-        """Chunks taken from `_ahead`."""
+        self._ahead_begin = 0
+        """Where the first chunk of `_ahead` begins."""
 
     def __iter__(self) -> GetObjectStream:
         return self
@@ -113,6 +113,8 @@ class GetObjectStream:
             return chunk
         self._drop_ahead()
         with translated(KEY_MISSING):
+            if self._size is not None and self._is_over:
+                return process_rooms().empty_view()
             found = self._rest()
         self._note(found)
         self._position += len(found.view)
@@ -175,20 +177,24 @@ class GetObjectStream:
         return view or None
 
     def _following(self) -> BytesView:
-        if self._ahead is None:
-            part_bytes = self._client.limits.part_bytes
-            num = min(self._client.max_in_flight, max(2, _AHEAD_BYTES // part_bytes))
-            self._ahead = Ahead(
-                self._requests(part_bytes), max_in_flight=num, max_bytes=num * part_bytes, limits=self._client.limits
-            )
-            self._num_taken = 0
+        part_bytes = self._client.limits.part_bytes
         try:
-            view = self._ahead.take(self._num_taken)
+            try:
+                ahead = self._ahead or self._begin_ahead(part_bytes)
+                return ahead.take((self._position - self._ahead_begin) // part_bytes)
+            except LookupError:
+                # It was taken, and lost on its way to the caller: by Ctrl-C, or for want of memory.
+                self._drop_ahead()
+                return self._begin_ahead(part_bytes).take(0)
         except S3dlioError:
             self._drop_ahead()
             raise
-        self._num_taken += 1
-        return view
+
+    def _begin_ahead(self, part_bytes: int) -> Ahead:
+        num = min(self._client.max_in_flight, max(2, _AHEAD_BYTES // part_bytes))
+        requests, self._ahead_begin = self._requests(part_bytes), self._position
+        self._ahead = Ahead(requests, max_in_flight=num, max_bytes=num * part_bytes, limits=self._client.limits)
+        return self._ahead
 
     def _requests(self, part_bytes: int) -> Iterator[AheadRequest]:
         assert self._end is not None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from s3dlio.compat.s3torchconnectorclient import _get
 from s3dlio.compat.s3torchconnectorclient._mountpoint_s3_client import GetObjectStream, MountpointS3Client, S3Exception
 from s3dlio.engine.memory.view import BytesView
 from tests.support.answers import cut_after, s3_error, without_header
@@ -129,6 +130,40 @@ def test_what_was_prefetched_comes_first(client: MountpointS3Client) -> None:
     assert next(stream) == DATA[:PART_BYTES]
     stream.prefetch()
     assert stream.read_rest() == DATA[PART_BYTES:]
+
+
+@pytest.mark.parametrize("kind", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_p7_a_chunk_that_was_lost_on_its_way_to_the_caller_comes_again(
+    client: MountpointS3Client, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[BaseException]
+) -> None:
+    num_copies = 0
+
+    def copy(view: BytesView) -> bytes:
+        nonlocal num_copies
+        num_copies += 1
+        if num_copies == number:
+            raise kind
+        return bytes(view)
+
+    monkeypatch.setattr(_get, "bytes", copy, raising=False)
+    stream = client.get_object("bucket", "key")
+    before = [next(stream) for _ in range(number - 1)]
+    with pytest.raises(kind):
+        next(stream)
+    assert stream.tell() == PART_BYTES * (number - 1)
+    assert b"".join(before) + rest_of(stream) == DATA
+
+
+def test_nothing_is_left_behind_the_last_chunk_and_nobody_is_asked(
+    client: MountpointS3Client, object_server: ObjectServer
+) -> None:
+    stream = client.get_object("bucket", "key")
+    assert rest_of(stream) == DATA
+    version, num_requests = stream.version, len(object_server.requests)
+    assert version is not None
+    assert stream.read_rest() == b""
+    assert (stream.version, stream.tell(), len(object_server.requests)) == (version, len(DATA), num_requests)
 
 
 def test_i1_an_object_that_changes_under_way_is_an_error_and_no_mixture(
