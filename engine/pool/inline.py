@@ -139,12 +139,10 @@ class InlineFetcher:
         read = PartedRead(Wanted(store, uri, key), settings())
         try:
             with self.lend(MAX_PARTS_IN_FLIGHT) as loop:
-                view = read.drive(loop)
+                return read.drive(loop)
         except BaseException:
             read.abandon()
             raise
-        self._rooms.note_size(len(view))
-        return view
 
     def _may_join(self, fetch: ViewFetch) -> bool:
         return self._rooms.is_small and may_share(fetch)

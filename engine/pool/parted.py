@@ -316,10 +316,13 @@ class PartedRead:
                 except ChecksumMismatchError as error:
                     error.uri = self.wanted.uri
                     self.error = error
-        if self.error is None:
-            self._end(None)
-        else:
+        if self.error is not None:
             self._fail(loop, self.error)
+            return
+        if self._parts:
+            # Of what came at once it is noted already, and twice would pass for two objects.
+            process_rooms().note_size(len(self.view or b""))
+        self._end(None)
 
     def _verify(self, expected: Checksum, memory: memoryview) -> None:
         total = 0

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import s3dlio
+from s3dlio.engine.pool.rooms import process_rooms
 from tests.support.object_server import ObjectServer
 
 PART = 64 << 10
@@ -84,3 +85,11 @@ def test_a_missing_object_and_a_bucket_are_the_same_errors_as_ever(holding: Obje
     assert s3dlio.get(SMALL_URI) == SMALL
     with pytest.raises(s3dlio.NotFoundError):
         s3dlio.get("s3://bucket/none")
+
+
+def test_one_object_is_no_reason_to_expect_another_of_its_size(holding: ObjectServer) -> None:
+    rooms = process_rooms()
+    for uri in (SMALL_URI, LONG_URI):
+        s3dlio.get(uri)
+        assert rooms._guess_bytes == 0
+    assert not rooms.is_small
