@@ -415,7 +415,7 @@ def test_m1_one_that_was_put_off_is_begun_once_the_others_have_given_way(
     served: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = Objects(served, [3 * PART] * 3)
-    ahead = objects.ahead(max_in_flight=1, knows=True)
+    ahead = objects.ahead(max_in_flight=4, knows=True)
     rooms = process_rooms()
     new_view = rooms.new_view
     num_views = 0
