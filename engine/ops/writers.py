@@ -107,6 +107,7 @@ class ObjectWriter:
             S3dlioError: As the store says. Nothing of the object is there then, and nothing more can be written.
         """
         payload = as_payload(data)
+        self._check_process()
         with self._lock:
             self._check_open()
             try:
@@ -127,11 +128,11 @@ class ObjectWriter:
             ValueError: It belongs to the process that this one was forked from.
             S3dlioError: As the store says, or as a write that failed has said: there is no object of what was written.
         """
+        self._check_process()
         with self._lock:
             if self._is_closed:
                 self._raise_again()
                 return
-            self._check_open()
             data = self._kept[: self._num_kept]
             try:
                 if self._upload is None:
@@ -147,6 +148,10 @@ class ObjectWriter:
 
     def abort(self) -> None:
         """Throws away what was written; of the object nothing is seen. Does nothing where it was closed or aborted."""
+        if self._pid != os.getpid():
+            # A thread of the parent may have held the lock when this process was forked. What was sent is the parent's.
+            self._end()
+            return
         with self._lock:
             self._error = None
             if not self._is_closed:
@@ -162,7 +167,9 @@ class ObjectWriter:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ValueError("the writer is closed")
-        if self._pid != os.getpid():
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid() and not self._is_closed:
             raise ValueError("the writer belongs to the process that this one was forked from")
 
     def _raise_again(self) -> None:

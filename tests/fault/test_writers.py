@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,31 @@ def test_p10_a_forked_child_leaves_the_upload_of_its_parent_alone(store: WriteSe
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert len(store.uploads) == 1
+    one.close()
+    assert store.objects[PATH].data == DATA
+
+
+def test_p10_a_child_forked_in_the_middle_of_a_write_waits_for_nobody(store: WriteServer) -> None:
+    one = writer()
+    one.write(DATA)
+    # Here in place of another thread, whose write would hold it.
+    with one._lock:
+        pid = os.fork()
+        if not pid:
+            signal.alarm(10)
+            code = 1
+            try:
+                num_refused = 0
+                for call in (partial(one.write, b"x"), one.close):
+                    try:
+                        call()
+                    except ValueError:
+                        num_refused += 1
+                one.abort()
+                code = num_refused if one.is_closed else 3
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
     one.close()
     assert store.objects[PATH].data == DATA
 
