@@ -62,8 +62,8 @@ class S3Writer(io.BufferedIOBase):
         is_ours = isinstance(self.stream, PutObjectStream)
         if isinstance(data, memoryview) and not (is_ours and data.c_contiguous):
             data = data.tobytes()
-        num = memoryview(data).nbytes if is_ours and not isinstance(data, bytes) else len(data)
         self.stream.write(data)
+        num = memoryview(data).nbytes if is_ours and not isinstance(data, bytes) else len(data)
         self._position += num
         return num
 

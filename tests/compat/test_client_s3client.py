@@ -213,3 +213,28 @@ def test_a_missing_object_of_a_mock_is_told_when_it_is_opened(client: MockS3Clie
         client._client.get_object("bucket", "missing")
     with pytest.raises(S3Exception, match=r"^Service error: The object was not found$"):
         client.head_object("another", "key")
+
+
+@pytest.mark.parametrize("data", ["text", 5, None, [1]])
+def test_what_is_no_buffer_is_refused_with_upstreams_text(client: MockS3Client, data: Any) -> None:
+    writer = client.put_object("bucket", "other")
+    with pytest.raises(TypeError, match=rf"^argument 'data': '{type(data).__name__}' object cannot be cast as 'bytes'$"):
+        writer.write(data)
+    assert writer.tell() == 0
+    writer.write(b"bytes")
+    writer.close()
+    assert client.get_object("bucket", "other").read() == b"bytes"
+
+
+def test_a_client_may_be_made_of_another_one() -> None:
+    class Wrapping(S3Client):
+        def _client_builder(self) -> Any:
+            return inner._client
+
+    inner = S3Client("us-east-1")
+    made: list[Any] = []
+    # It would wait for itself for ever; a thread of its own, so that this test would not.
+    thread = threading.Thread(target=lambda: made.append(Wrapping("us-east-1")._client), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert made == [inner._client]

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-_making = threading.Lock()
+_making = threading.RLock()
+"""Whoever makes a client may ask by another for that."""
 
 
 class S3Client:
@@ -205,7 +206,7 @@ def _identity(found: T) -> T:
 def _renew_lock() -> None:
     # Another thread may hold it at the moment of a fork; the child would wait for ever.
     global _making
-    _making = threading.Lock()
+    _making = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_lock)
