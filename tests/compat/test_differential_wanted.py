@@ -38,6 +38,13 @@ def whole_read(side: Side) -> Any:
     ]
 
 
+def text_over_a_reader(side: Side) -> Any:
+    import io
+
+    reader = side.new_client().get_object(side.bucket, "a")
+    return [side.tried(lambda: list(io.TextIOWrapper(reader))), side.tried(lambda: reader.read1(3))]
+
+
 def own_product_token(side: Side) -> Any:
     agent = side.module("s3torchconnector._user_agent").UserAgent()
     return [agent.prefix.split("/")[0], side.top.__version__ == agent.prefix.split(" ")[0].split("/")[1]]
@@ -318,6 +325,12 @@ DIFFERENCES = [
         "A whole object is read in place: the view compares, slices and decodes as bytes do, and nothing is copied.",
         ["bytes", True, "bytes", "bytes"],
         ["BytesView", True, "bytes", "bytes"],
+    ),
+    Difference(
+        text_over_a_reader,
+        "A reader says that it is a buffered file, and lines of text are read from one by `read1`.",
+        [["raised", "UnsupportedOperation", "read1"]] * 2,
+        [["0123456789"], "b''"],
     ),
     Difference(own_product_token, "Servers' logs shall tell us apart.", ["s3torchconnector", True], ["s3dlio", True]),
     Difference(more_names, "The guide imports them from there.", [[], False], [["S3Client", "S3Item"], True]),

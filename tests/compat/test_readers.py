@@ -323,6 +323,38 @@ def test_programs_read_their_formats_from_a_reader(construct: Callable[..., Any]
             assert act(reader) == expected, name
 
 
+@every_reader
+@every_stream
+def test_text_and_other_buffers_may_be_put_over_a_reader(construct: Callable[..., Any], stream: Any) -> None:
+    """Upstream's readers have no `read1`, so that lines of text cannot be read from them."""
+    text = "".join(f"naïve {n}\r\n" for n in range(500))
+    source = Source(text.encode(), 1000, stream)
+    lines = text.replace("\r\n", "\n").splitlines(keepends=True)
+    assert list(io.TextIOWrapper(make(construct, source), "utf-8")) == lines
+    assert io.TextIOWrapper(make(construct, source), "utf-8").read() == "".join(lines)
+    for nbytes in (-1, 3):
+        with io.BufferedReader(make(construct, source)) as file:
+            assert file.read(nbytes) == text.encode()[: nbytes if nbytes > 0 else None]
+
+
+@every_reader
+@every_stream
+def test_one_fetch_gives_some_bytes_and_none_only_at_the_end(construct: Callable[..., Any], stream: Any) -> None:
+    reader = make(construct, Source(DATA, 1000, stream))
+    assert reader.read1(0) == b""
+    assert reader.tell() == 0
+    found = [reader.read1(7)]
+    assert found == [DATA[:7]]
+    assert reader.tell() == 7
+    while found[-1]:
+        found.append(reader.read1())
+        assert type(found[-1]) is bytes
+    assert b"".join(found) == DATA
+    assert (reader.read1(None), reader.readall()) == (b"", b"")
+    with pytest.raises(TypeError):
+        reader.read1("1")
+
+
 @every_stream
 def test_a_batch_of_whole_objects_is_what_it_is_of_bytes(stream: Any) -> None:
     """Of numpy's arrays a batch would be stacked, or refused where one is longer than another."""

@@ -88,6 +88,31 @@ class BufferedS3Reader(S3Reader):
         self._position = self._reach(offset)
         return self._position
 
+    def readall(self) -> bytes:
+        """Returns all that is left, as `bytes`: what `io.BufferedReader` over this asks for, which takes nothing else.
+
+        Raises:
+            S3Exception: As `read`.
+        """
+        return bytes(self.read())
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        """Returns some of the bytes from the position on, at most `size` unless it is None or negative; none only at the end.
+
+        It fetches where there are none at hand, and then once. `io.TextIOWrapper` reads by this.
+
+        Raises:
+            S3Exception: As `read`.
+            TypeError: `size` is no integer.
+        """
+        check_size(size)
+        if size == 0:
+            return b""
+        window = self._window()
+        data = bytes(window if size is None or size < 0 else window[:size])
+        self._position += len(data)
+        return data
+
     @abstractmethod
     def _reach(self, offset: int) -> int:
         """Returns `offset`, or the end where that comes first."""
