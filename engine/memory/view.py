@@ -207,6 +207,12 @@ class BytesView(np.ndarray[tuple[int], np.dtype[np.uint8]]):
 
     __hash__ = None
 
+    def __int__(self) -> int:
+        return int(bytes(self))
+
+    def __float__(self) -> float:
+        return float(bytes(self))
+
     def __add__(self, other: Any) -> Any:
         if not isinstance(other, _BYTES_LIKES):
             return super().__add__(other)

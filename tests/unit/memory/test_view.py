@@ -290,6 +290,7 @@ def test_programs_that_take_bytes_take_views() -> None:
     assert io.BytesIO(view).read() == data
     assert b"%b|%s" % (view, view) == data + b"|" + data
     assert str(owned_view(b"abc"), "ascii") == "abc"
+    assert (int(owned_view(b"42\n")), float(owned_view(b" -1.5e3"))) == (42, -1500.0)
     match = re.search(rb"b(.)", owned_view(b"abc"))
     assert match is not None
     assert match[1] == b"c"
