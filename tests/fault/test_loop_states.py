@@ -308,3 +308,21 @@ def test_threads_at_once_get_their_own_bytes(served: ObjectServer) -> None:
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda key: bytes(s3dlio.get(f"s3://bucket/{key}")), objects))
     assert found == list(objects.values())
+
+
+def test_p7_a_loop_that_nobody_closed_keeps_no_descriptor(quick_settings: None) -> None:
+    def descriptors() -> list[str]:
+        return sorted(os.listdir("/proc/self/fd"))
+
+    gc.collect()
+    before = descriptors()
+    for _ in range(3):
+        dropped = FetchLoop(settings(), 1)
+        dropped.listen()
+        del dropped
+    closed = FetchLoop(settings(), 1)
+    closed.listen()
+    closed.close()
+    del closed
+    gc.collect()
+    assert descriptors() == before
