@@ -46,6 +46,8 @@ _MEMORY_SHARE: Final = 4
 """What part of `memory_bytes` is for objects that nobody has read yet; the workers of a DataLoader divide it."""
 _LONG_SHARE: Final = 8
 """What part of that memory one object may take; a longer one is read by itself, in parts."""
+_NUM_PASSED_OVER: Final = 16
+"""So many objects more than those that are read may be passed over; where more are, fetching ahead is mostly in vain, and pauses."""
 _UNKNOWN: Final = sys.maxsize
 _STREAM_OF_CLIENT: Final = S3Client._get_object_stream
 
@@ -239,6 +241,10 @@ class _Shared:
         """Held while another begins."""
         self._last_bytes = _UNKNOWN
         """Size of the last object that was not listed; what is thought of the next one."""
+        self._next = 0
+        """Number of the object after the last one that was read."""
+        self._num_wasted = 0
+        """Objects that were passed over, less those that were read."""
 
     def fetch(self, number: int, one: S3BucketKeyData, *, wants_all: bool) -> BytesView | None:
         """Returns the bytes of an object, and has those after it fetched; None if it should be read by a stream of its own.
@@ -257,7 +263,7 @@ class _Shared:
             longest = self._max_bytes // _LONG_SHARE
         info = one.object_info
         size = info.size if info is not None else 0 if wants_all else self._last_bytes
-        if size > longest:
+        if size > longest or self._is_sparse(number):
             return None
         under_way = self._under_way
         if under_way is None or number >= under_way[0].end:
@@ -272,6 +278,19 @@ class _Shared:
         if info is None:
             self._last_bytes = len(view)
         return view
+
+    def _is_sparse(self, number: int) -> bool:
+        """Returns whether most objects are passed over; a program may read only some of them, chosen by their keys.
+
+        It goes by what was read lately: so few objects in their order, and it is no more. What is passed over before the first one that
+        is read was not fetched. Threads may miscount, which costs requests and no more.
+        """
+        passed_over = number - self._next if self._next else 0
+        if passed_over >= 0:
+            self._next = number + 1
+        wasted = self._num_wasted + max(passed_over, 0) - 1
+        self._num_wasted = wasted = min(max(wasted, -_NUM_PASSED_OVER), 2 * _NUM_PASSED_OVER)
+        return wasted > _NUM_PASSED_OVER
 
     def _begin(self, number: int, one: S3BucketKeyData) -> tuple[_Requests, Ahead]:
         with self._lock:

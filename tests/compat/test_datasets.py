@@ -418,6 +418,25 @@ def test_objects_that_are_passed_over_are_not_waited_for(server: ListedServer, k
     assert found == expected(server, keys[7::30])
 
 
+def test_who_reads_few_of_many_objects_has_few_fetched(server: ListedServer) -> None:
+    """A program that chooses by the key, as of one kind of file among several, would pay for all of them."""
+    server.fill(400)
+    kept = [reader for reader in S3IterableDataset.from_prefix(PREFIX, region=REGION) if reader.key.endswith("0")]
+    assert [bytes(reader.read()) for reader in kept] == [server.data(reader.key) for reader in kept]
+    assert len(server.gets()) < 3 * len(kept)
+
+
+def test_who_goes_on_in_the_middle_or_reads_all_again_has_them_fetched_ahead(server: ListedServer) -> None:
+    keys = server.fill(200)
+    readers = list(S3IterableDataset.from_prefix(PREFIX, region=REGION))
+    server.faults[f"/{BUCKET}/{keys[100]}"] = [answered_after(server, 8)]
+    assert readers[100].read() == server.data(keys[100])
+    assert set(server.gets()) >= set(keys[100:108])
+    for reader in [*readers[101:140:10], *readers[140:181]]:
+        reader.read()
+    assert keys[181] in server.gets()
+
+
 def test_readers_may_be_collected_and_read_later_in_any_order(server: ListedServer) -> None:
     keys = server.fill(30)
     dataset = S3IterableDataset.from_prefix(PREFIX, region=REGION)
