@@ -160,6 +160,17 @@ class Rooms:
         assert taken.view is not None
         return taken.view
 
+    def give_back(self) -> None:
+        """Gives memory that nobody holds any more back to the system. It takes 0.3 s a GiB to have it again."""
+        with self._lock:
+            arena = self.arena
+            try:
+                arena.collect()
+                arena.slots.trim()
+            except BaseException:
+                self._begin_anew(arena)
+                raise
+
     def close(self) -> None:
         """Closes the segment's descriptor; views that exist stay readable."""
         with self._lock:
@@ -177,11 +188,14 @@ class Rooms:
         except S3dlioError:
             raise
         except BaseException:
-            # Ctrl-C in the middle of the books: nobody may go on with them. What was read from them stays readable.
-            self.arena = Arena(settings().memory_bytes, settings().poison_freed, self._lock)
-            arena.close()
+            self._begin_anew(arena)
             raise
         return arena.buffer[slot.start : slot.start + num]
+
+    def _begin_anew(self, arena: Arena) -> None:
+        """Ctrl-C came in the middle of the books: nobody may go on with them. What was read from them stays readable."""
+        self.arena = Arena(settings().memory_bytes, settings().poison_freed, self._lock)
+        arena.close()
 
 
 _rooms: Rooms | None = None

@@ -55,6 +55,8 @@ class S3Access(msgspec.Struct, frozen=True, kw_only=True):
     """Whether whoever asks pays; None leaves it to the settings."""
     user_agent: str | None = None
     """The value of `User-Agent`, printable ASCII; None and empty leave it to the lane."""
+    signs_payloads: bool = True
+    """Whether signatures cover what is written also where there is no TLS, on the fast lane."""
 
 
 AS_CONFIGURED = S3Access()
@@ -134,7 +136,10 @@ def resolve_bucket(bucket: str, anew: bool = False, access: S3Access = AS_CONFIG
         if not access.unsigned:
             _note_keys(chain, name, session, keys, anew)
     who = (keys.access_key, keys.secret_key, keys.token, keys.expires_at_s)
-    return S3Spec(root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because, user_agent=agent)
+    return S3Spec(
+        root, *place, *who, ca_bundle, keys.source, sdk=sdk, slow_because=slow_because, user_agent=agent,
+        signs_payloads=access.signs_payloads,
+    )  # fmt: skip
 
 
 def _new_session(chain: _Chain, access: S3Access) -> Session:

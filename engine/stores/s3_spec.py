@@ -66,6 +66,8 @@ class S3Spec(msgspec.Struct, frozen=True, array_like=True, tag="s3"):
     """Why requests go by the SDK lane, in words; None for the fast lane."""
     user_agent: str | None = None
     """As in `S3Access`."""
+    signs_payloads: bool = True
+    """As in `S3Access`."""
 
     @property
     def identity(self) -> tuple[str, str | None] | None:

@@ -135,9 +135,10 @@ class S3Wire:
     def payload_hash(self, data: memoryview) -> str:
         """Returns what the signature covers of a payload: all of it, or nothing where TLS sees to it that nobody changes it.
 
-        So does botocore. SHA-256 sums 1.8 GB/s; whoever may not take long calls this elsewhere.
+        So does botocore. SHA-256 sums 1.8 GB/s; whoever may not take long calls this elsewhere. The checksum header is signed always.
         """
-        return UNSIGNED_PAYLOAD if self.origin.is_tls else hashlib.sha256(data).hexdigest()
+        is_signed = self._spec.signs_payloads and not self.origin.is_tls
+        return hashlib.sha256(data).hexdigest() if is_signed else UNSIGNED_PAYLOAD
 
     def put(self, key: str, params: Iterable[tuple[str, str]], headers: Headers, length: int, payload_hash: str) -> bytes:
         """Returns the head of a request that writes an object or a part of one; `length` bytes follow it."""

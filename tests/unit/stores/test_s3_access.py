@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -245,3 +246,18 @@ def test_p10_a_forked_child_asks_for_credentials_of_its_own(machine: Machine, tm
                 os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert [resolve_bucket("bucket", access=access).access_key for access in (one, two)] == ["one1", "two1"]
+
+
+@pytest.mark.parametrize(("signs_payloads", "endpoint", "is_signed"), [
+    (True, "http://127.0.0.1:9", True), (False, "http://127.0.0.1:9", False), (True, "https://127.0.0.1:9", False),
+])  # fmt: skip
+def test_a_payload_is_signed_where_nobody_else_vouches_for_it_unless_that_is_not_wanted(
+    machine: Machine, signs_payloads: bool, endpoint: str, is_signed: bool
+) -> None:
+    wire = S3Wire(resolve_bucket("bucket", access=S3Access(endpoint=endpoint, signs_payloads=signs_payloads)))
+    data = memoryview(b"data")
+    covered = hashlib.sha256(data).hexdigest() if is_signed else "UNSIGNED-PAYLOAD"
+    assert wire.payload_hash(data) == covered
+    head = wire.put("key", (), (("x-amz-checksum-crc32c", "AAAAAA=="),), len(data), covered).decode()
+    assert f"x-amz-content-sha256: {covered}\r\n" in head
+    assert "x-amz-checksum-crc32c;" in head, "the checksum is signed"
