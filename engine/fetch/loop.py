@@ -386,6 +386,7 @@ class FetchLoop:
     def _on_failure(self, connection: Connection, error: S3dlioError) -> None:
         fetch = connection.fetch
         assert fetch is not None
+        _let_go(error)
         was_dropped = connection.was_dropped_while_idle
         is_elsewhere = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE) and connection.avoid_address()
         if isinstance(error, ThrottledError):
@@ -412,8 +413,7 @@ class FetchLoop:
 
     def _retry(self, fetch: Fetch, error: S3dlioError) -> None:
         """Puts the fetch off until its next attempt, or finishes it with `error`."""
-        # The frames that it came through hold it in turn, and whoever drives the loop: all that these hold would wait to be collected.
-        error.__traceback__ = error.__context__ = None
+        _let_go(error)
         if isinstance(error, BucketElsewhereError) and fetch.hand_over():
             self._queue.appendleft(fetch)
             return
@@ -518,6 +518,11 @@ class FetchLoop:
             self._sdk.sweep(self._now)
         self._idle.oldest_s = time.monotonic() - limits.idle_connection_s
         self._idle.drop_old()
+
+
+def _let_go(error: S3dlioError) -> None:
+    # The frames that it came through hold it in turn, and whoever drives the loop: all that these hold would wait to be collected.
+    error.__traceback__ = error.__context__ = None
 
 
 def no_space(fetch: Fetch) -> None:

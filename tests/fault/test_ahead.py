@@ -495,3 +495,19 @@ def test_whatever_is_taken_is_exact(
     arena = process_rooms().arena
     arena.collect()
     assert arena.num_leased == 0
+
+
+def test_n15_a_connection_that_was_reset_while_idle_keeps_no_memory_of_the_request_that_found_out(served: ObjectServer) -> None:
+    many = Objects(served, [PART + 1])
+    arena = process_rooms().arena
+    gc.disable()
+    try:
+        for _ in range(100):
+            served.faults[many.path(0)] = [cut_after(0)]
+            ahead = many.ahead(1, PART, True, backoff_initial_s=0.001)
+            assert bytes(ahead.take(0)) == many.data[0]
+            ahead.close()
+            arena.collect()
+            assert arena.num_leased == 0
+    finally:
+        gc.enable()

@@ -200,6 +200,8 @@ def test_p4_p3_killed_caller_takes_stopped_workers_with_it(bucket: Bucket) -> No
         workers = worker_processes(caller.pid)
         for worker in workers:
             worker.suspend()
+        # The signal is on its way when `suspend` returns.
+        wait_until(lambda: all(worker.status() == psutil.STATUS_STOPPED for worker in workers), "the workers stand still")
         caller.send_signal(signal.SIGKILL)
         caller.wait()
         # Each is a process group of its own, so the kernel continues it when its parent is gone (setpgid(2), orphaned groups).
