@@ -22,7 +22,7 @@ run: .venv/.stamp-demo
 	.venv/bin/s3dlio demo
 
 test: .venv/.stamp-dev .azurite/.stamp
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.stamp-dev
 	.venv/bin/ruff check .
