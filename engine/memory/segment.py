@@ -171,7 +171,7 @@ class Segment:
 def insufficient(needed: int, available: int, cause: str | None) -> InsufficientMemoryError:
     """Returns the error that says how much was asked for, and how much there is."""
     return InsufficientMemoryError(
-        f"shared memory needs {needed} more bytes, and the machine or its cgroup has {available} available; "
+        f"this needs {needed} more bytes of memory, and the machine or its cgroup has {available} available; "
         "lower memory_bytes, or give the process more memory",
         cause=cause,
     )
@@ -180,6 +180,23 @@ def insufficient(needed: int, available: int, cause: str | None) -> Insufficient
 def private_pages(nbytes: int) -> memoryview:
     """Returns memory of this process alone that begins with a page; a forked child gets a copy."""
     return memoryview(mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+
+def huge_pages(nbytes: int) -> memoryview:
+    """As `private_pages`, of huge pages where the kernel has them; it is looked first whether there is so much.
+
+    Raises:
+        InsufficientMemoryError: The machine or a cgroup has not that much left.
+    """
+    Preflight().take(nbytes)
+    try:
+        mapping = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise insufficient(nbytes, available_memory(), str(error)) from error
+    # A kernel without them refuses.
+    with suppress(OSError):
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapping)
 
 
 def _require_linux() -> None:

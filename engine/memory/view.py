@@ -25,6 +25,7 @@ from weakref import ref
 
 import numpy as np
 
+from .segment import huge_pages
 from .slots import Slot
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
@@ -67,6 +68,15 @@ def lease_view(
     lease.slot = slot
     lease.generation = slot.generation
     return view, lease
+
+
+def private_view(nbytes: int) -> BytesView:
+    """Returns a view over memory of its own, which goes back to the system with the last thing that is derived from it.
+
+    Raises:
+        InsufficientMemoryError: There is not that much.
+    """
+    return BytesView((nbytes,), _UINT8, huge_pages(nbytes))
 
 
 def owned_view(data: bytes | bytearray) -> BytesView:

@@ -20,7 +20,6 @@ from ..config import settings
 from ..errors import ConfigurationError, S3dlioError, rebuild_error
 from ..memory.buffers import as_payload
 from ..pool.inline import MAX_PARTS_IN_FLIGHT, inline_fetcher
-from ..pool.rooms import process_rooms
 from ..stores.base import Operation, Runner, Store, Upload, run
 from .left_uploads import LeftUpload, abort_dropped
 from .objects import check_key
@@ -218,8 +217,6 @@ class ObjectWriter:
         self._keep(payload[position:])
 
     def _begin(self) -> Upload:
-        # Who writes a long object may have read one as long, to go on from it, and will not read that again.
-        process_rooms().give_back()
         upload = self._run(self._store.begin_upload(self._key, self._create_only))
         self._upload = upload
         self._left = LeftUpload(upload, self._store.root + self._key)

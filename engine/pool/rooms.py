@@ -16,6 +16,7 @@ from ..config import settings
 from ..errors import InsufficientMemoryError, S3dlioError
 from ..fetch.request import Fetch
 from ..memory.arena import Arena
+from ..memory.view import private_view
 from .into import IntoFetch
 from .sizes import hint_of
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _MAX_GUESS_BYTES: Final = 256 << 10
 """A larger object gains nothing from room that it has before its head is here."""
+_MAX_SLOT_BYTES: Final = 64 << 20
+"""A slot that is free keeps its pages for the next object. Of larger ones there may be no next for long, as of a checkpoint that was
+loaded; and huge pages, which a shared mapping seldom gets, are made in less time."""
 
 
 class ViewFetch(Fetch):
@@ -148,28 +152,19 @@ class Rooms:
         return self.new_view(0)
 
     def new_view(self, num: int) -> BytesView:
-        """Returns a view of `num` bytes, to be filled.
+        """Returns a view of `num` bytes, to be filled. A large one has memory of its own, which the system has again when it is gone.
 
         Raises:
             InsufficientMemoryError: The machine has not that much.
             PoolClosedError: `close` came.
         """
+        if num > _MAX_SLOT_BYTES:
+            return private_view(num)
         taken = new_view_fetch("", None, "")
         with self._lock:
             self._room(taken, num)
         assert taken.view is not None
         return taken.view
-
-    def give_back(self) -> None:
-        """Gives memory that nobody holds any more back to the system. It takes 0.3 s a GiB to have it again."""
-        with self._lock:
-            arena = self.arena
-            try:
-                arena.collect()
-                arena.slots.trim()
-            except BaseException:
-                self._begin_anew(arena)
-                raise
 
     def close(self) -> None:
         """Closes the segment's descriptor; views that exist stay readable."""

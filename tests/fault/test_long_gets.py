@@ -8,9 +8,12 @@ import zlib
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import psutil
 import pytest
 
 import s3dlio
+from s3dlio.engine.memory import segment
 from s3dlio.engine.pool.rooms import process_rooms
 from tests.support.object_server import ObjectServer
 
@@ -93,3 +96,28 @@ def test_one_object_is_no_reason_to_expect_another_of_its_size(holding: ObjectSe
         s3dlio.get(uri)
         assert rooms._guess_bytes == 0
     assert not rooms.is_small
+
+
+def test_the_memory_of_a_long_object_is_the_systems_again_when_nothing_holds_it(served: ObjectServer) -> None:
+    size = 72 << 20
+    served.objects["/bucket/long"] = bytes(size)
+    process = psutil.Process()
+    s3dlio.get("s3://bucket/long")
+    before = process.memory_info().rss
+    view = s3dlio.get("s3://bucket/long")
+    tensor = np.frombuffer(view, np.uint8)
+    del view
+    assert process.memory_info().rss > before + size // 2
+    assert not tensor.any()
+    assert tensor.flags.writeable
+    del tensor
+    assert process.memory_info().rss < before + size // 4
+    assert process_rooms().arena.slots.reserved_bytes < size // 4
+
+
+def test_m1_a_long_object_that_there_is_no_memory_for_is_an_error(served: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 72 << 20
+    served.objects["/bucket/long"] = bytes(size)
+    monkeypatch.setattr(segment, "available_memory", lambda: size)
+    with pytest.raises(s3dlio.InsufficientMemoryError, match="bucket/long"):
+        s3dlio.get("s3://bucket/long")

@@ -25,7 +25,6 @@ import s3dlio
 from s3dlio.engine.config import Settings, settings
 from s3dlio.engine.ops import left_uploads
 from s3dlio.engine.ops.writers import ObjectWriter
-from s3dlio.engine.pool.rooms import process_rooms
 from s3dlio.engine.stores.memory import MemoryStore
 from s3dlio.engine.stores.registry import locate
 from s3dlio.engine.stores.s3_upload import S3Upload
@@ -374,7 +373,6 @@ def test_u1_at_the_end_of_the_interpreter_what_is_open_is_aborted(store: WriteSe
 import s3dlio
 from s3dlio.engine.config import settings
 from s3dlio.engine.ops.writers import ObjectWriter
-from s3dlio.engine.pool.rooms import process_rooms
 from s3dlio.engine.stores.registry import locate
 from s3dlio.engine.stores.s3_upload import S3Upload
 S3Upload.min_part_bytes = {PART}
@@ -516,19 +514,3 @@ def test_pieces_of_any_length_make_the_same_object(
         assert last[0] >= 1
         assert all(not is_last and length >= least for length, is_last in others)
         assert not is_sequential or all(length % least == 0 for length, _ in others)
-
-
-def test_a_long_write_gives_back_what_was_read_before_and_is_held_no_more(store: WriteServer) -> None:
-    size = 24 << 20
-    s3dlio.put_bytes("memory://read/before", bytes(size))
-    held, kept = s3dlio.get("memory://read/before"), s3dlio.get("memory://read/before")
-    slots = process_rooms().arena.slots
-    assert slots.reserved_bytes >= 2 * size
-    del held
-    where, key = locate(URI)
-    writer = ObjectWriter(where, key, part_bytes=PART, limits=settings(multipart_above_bytes=PART))
-    writer.write(DATA)
-    assert size <= slots.reserved_bytes < size + (4 << 20)
-    assert kept == bytes(size)
-    writer.close()
-    assert store.objects[PATH].data == DATA
