@@ -31,8 +31,8 @@ def get(uri: str) -> BytesView:
     """Returns a whole object. A long one comes in parts side by side, of one version.
 
     Returns:
-        A view of shared memory that belongs to the caller: uint8, 1-D, contiguous, writable. Its slot is free when the view and
-        everything derived from it are gone.
+        A view of memory that belongs to the caller, shared up to 64 MiB and private above: uint8, 1-D, contiguous, writable. It is
+        free when the view and everything derived from it are gone.
 
     Raises:
         NotFoundError: No such object (a `FileNotFoundError`).
