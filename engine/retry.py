@@ -6,8 +6,8 @@ or misframed, a wrong checksum, 408, 429, 5xx). Every other error is final at on
 How: the n-th consecutive failure without a new byte is followed by a random wait below `min(backoff_max_s, backoff_initial_s * 2**n)`
 ("full jitter"), or by the server's `Retry-After` up to `retry_after_max_s`. A byte received resets the count, never the deadline.
 After `max_attempts` failures, or when the wait would pass the deadline, the last error is final.
-A connection that the server closed while it was idle is opened anew once, silently: of a read nothing was lost, so nothing is counted;
-of a write the attempt is, since its answer may have been lost.
+A kept connection that the server had closed, or on which bytes come that nobody announced in the answer before, is opened anew once,
+silently: of a read nothing was lost, so nothing is counted; of a write the attempt is, since its answer may have been lost.
 
 Source: "Exponential Backoff and Jitter", AWS Architecture Blog; RFC 9110 §10.2.3 (Retry-After), §9.2.2 (idempotent methods).
 """

@@ -12,13 +12,14 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import ConnectFailedError
+from ..errors import ConnectFailedError, ProtocolError
 from .answer import AnswerReceiver, Phase
 from .origin import Address, Site
 from .request import Fetch
 
 if TYPE_CHECKING:
     from ..config import Settings
+    from ..errors import S3dlioError
 
 _CONNECTING = Phase.CONNECTING
 _SENDING = Phase.SENDING
@@ -182,10 +183,17 @@ class Connection(AnswerReceiver):
         self._payload = None
         super().close()
 
-    @property
-    def was_dropped_while_idle(self) -> bool:
-        """Whether a failure now means only that the server had closed this kept connection (case N15)."""
-        return self.num_uses > 0 and self.phase <= _HEAD and self._head_used == 0
+    def failed_for_its_past(self, error: S3dlioError) -> bool:
+        """Whether `error` tells only what this kept connection went through before its request.
+
+        The server had closed it (case N15), or bytes that nobody announced were on their way behind the answer before (case N5): they are
+        no beginning of an answer.
+        """
+        if self.num_uses == 0 or self.phase > _HEAD:
+            return False
+        if isinstance(error, ConnectFailedError):
+            return self._head_used == 0
+        return isinstance(error, ProtocolError) and error.status is None
 
     def forgive(self) -> None:
         """Has its throughput watched from now on only: it had no room to receive into."""

@@ -387,7 +387,7 @@ class FetchLoop:
         fetch = connection.fetch
         assert fetch is not None
         _let_go(error)
-        was_dropped = connection.was_dropped_while_idle
+        is_of_the_past = connection.failed_for_its_past(error)
         is_elsewhere = connection.phase in (Phase.CONNECTING, Phase.HANDSHAKE) and connection.avoid_address()
         if isinstance(error, ThrottledError):
             self._throttle(connection, error)
@@ -397,7 +397,7 @@ class FetchLoop:
             self._free(connection)
         else:
             self._drop(connection)
-        if (was_dropped and isinstance(error, ConnectFailedError)) or (is_elsewhere and error.retryable):
+        if is_of_the_past or (is_elsewhere and error.retryable):
             if is_elsewhere or fetch.method in READS:
                 # Of all else the answer may have been lost: whoever asks again may meet its own doing.
                 fetch.attempts -= 1

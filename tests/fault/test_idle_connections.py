@@ -1,4 +1,4 @@
-"""Kept connections: used again, replaced silently when the server closed them, never given up to another answer (N15, N21)."""
+"""Kept connections: used again, replaced silently when the server closed them, never given up to another answer (N5, N15, N21)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import s3dlio
 from s3dlio.engine.pool.inline import inline_fetcher
-from tests.support.answers import Respond, close_after_response, close_before_headers, reset_before_headers
+from tests.support.answers import Respond, close_after_response, close_before_headers, raw, reset_before_headers
 from tests.support.object_server import ObjectServer
 from tests.support.s3_endpoint import S3Endpoint
 from tests.support.scripted_server import Connection, Request, ScriptedServer
@@ -53,6 +53,23 @@ def test_n15_a_new_connection_that_closes_without_an_answer_is_a_failure(served:
     s3dlio.configure(max_attempts=1)
     served.faults[PATH] = [close_before_headers()]
     with pytest.raises(s3dlio.ConnectFailedError) as raised:
+        s3dlio.get(URI)
+    assert raised.value.attempts == 1
+
+
+def test_n5_bytes_behind_the_last_answer_that_come_late_cost_the_next_request_no_attempt(served: ObjectServer) -> None:
+    s3dlio.configure(max_attempts=1)
+    served.objects[PATH] = b"data"
+    s3dlio.get(URI)
+    served.faults[PATH] = [raw(b"\xee" * 500 + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")]
+    assert bytes(s3dlio.get(URI)) == b"data"
+    assert [request.connection for request in served.requests] == [1, 1, 2]
+
+
+def test_n5_what_is_no_answer_on_a_new_connection_is_a_failure(served: ObjectServer) -> None:
+    s3dlio.configure(max_attempts=1)
+    served.faults[PATH] = [raw(b"\xee" * 500 + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")]
+    with pytest.raises(s3dlio.ProtocolError) as raised:
         s3dlio.get(URI)
     assert raised.value.attempts == 1
 
