@@ -115,13 +115,25 @@ class RunningSum:
         Raises:
             ChecksumMismatchError: These are not its bytes.
         """
-        self._add(out, size)
-        if self._value != self.expected.value:
+        if self.finish(out, size) != self.expected.value:
             raise_mismatch(self.expected, self._value)
+
+    def finish(self, out: memoryview, stop: int) -> int:
+        """Returns the sum of what lies in `out` up to `stop`."""
+        self._add(out, stop)
+        return self._value
 
     def _add(self, out: memoryview, stop: int) -> None:
         self._value = self._sum(out[self._position : stop], self._value)
         self._position = stop
+
+
+def mismatch(expected: Checksum, value: int) -> ChecksumMismatchError:
+    """Returns what is to be said of bytes with another checksum."""
+    digits = 2 * _NUM_BYTES[expected.algorithm]
+    return ChecksumMismatchError(
+        f"the bytes have the {expected.algorithm.upper()} {value:0{digits}x}, the store says {expected.value:0{digits}x}"
+    )
 
 
 def raise_mismatch(expected: Checksum, value: int) -> None:
@@ -130,10 +142,7 @@ def raise_mismatch(expected: Checksum, value: int) -> None:
     Raises:
         ChecksumMismatchError: Always.
     """
-    digits = 2 * _NUM_BYTES[expected.algorithm]
-    raise ChecksumMismatchError(
-        f"the bytes have the {expected.algorithm.upper()} {value:0{digits}x}, the store says {expected.value:0{digits}x}"
-    )
+    raise mismatch(expected, value)
 
 
 _functions: dict[str, Sum] = {}

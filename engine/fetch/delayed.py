@@ -17,7 +17,7 @@ from .request import Fetch
 if TYPE_CHECKING:
     from ..config import Settings
 
-_MAX_MISMATCHES = 3
+MAX_MISMATCHES = 3
 """Bytes that were wrong so often are wrong in the store, or on a way that nothing here can change."""
 
 
@@ -67,7 +67,7 @@ def wait_before_retry(fetch: Fetch, error: S3dlioError, limits: Settings) -> flo
         # All of it came, so no count of failures stands in the way of asking for ever.
         fetch.restart()
         fetch.mismatches += 1
-        if fetch.mismatches == _MAX_MISMATCHES:
+        if fetch.mismatches == MAX_MISMATCHES:
             return None
     if not error.retryable:
         return None

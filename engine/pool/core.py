@@ -385,6 +385,8 @@ class Core:
 
     def _open(self, store: Store) -> tuple[int, Store]:
         known = self._stores[id(store)] = (len(self._stores), store)
+        if self._settings.verify_checksums and hasattr(store.wire, "find_sum"):
+            self.scheduler.summing.add(known[0])
         self._open_everywhere(known)
         return known
 

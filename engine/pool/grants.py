@@ -13,7 +13,8 @@ Rules:
 * What workers died with again and again is tried by one worker, one part at a time, which then has nothing else: so only what kills
   that one can be blamed, and nothing that was merely in flight beside it. Until it is empty, the worker gets nothing new. The others
   go on.
-* A large object is split where connections would be idle otherwise: whole objects are faster where there are enough.
+* A large object is split where connections would be idle otherwise: whole objects are faster where there are enough. Before that the
+  store is asked for its checksum, where it may have one: of a range no answer tells it.
 * The members of a group go to whoever has the least to do, so that all workers fill one slot. None of them is given more room than its
   place: an object that is longer fails, and the worker is told to let go of it.
 """
@@ -27,7 +28,7 @@ from ..errors import S3dlioError
 from .groups import GroupItem
 from .items import SUSPECT_DEATHS, Item, ItemState, Part, Run, Worker, is_strong
 from .ledger import Ledger
-from .messages import CancelPart, Command, FetchPart, SupplySpace
+from .messages import CancelPart, Command, FetchPart, FindSum, SupplySpace
 
 if TYPE_CHECKING:
     from ..memory.slots import Slot, Slots
@@ -60,6 +61,8 @@ class Grants(Ledger):
         """One large object must not have the small ones after it fill the memory with empty room."""
         self._guess_bytes = min(_FIRST_GUESS_BYTES, slots.cap_bytes)
         """Room for an object of unknown size: the largest of late, forgotten by 1/64 per object."""
+        self.summing: set[int] = set()
+        """Stores that are asked for the checksums of objects."""
         self._starved: Run | None = None
         """A run whose consumer waits, and whose next object finds no room: what gets free is kept for it."""
         self._last_part = 0
@@ -264,8 +267,11 @@ class Grants(Ledger):
             self._suspects.append(part)
             return
         if size is not None and size > self._split_above_bytes and self._may_split(size, item):
-            part.end = min(self._part_bytes, size)
-            self._add_parts(item, part.end, size, item.version)
+            if item.store in self.summing and size > self._part_bytes:
+                item.num_parts = 0
+            else:
+                part.end = min(self._part_bytes, size)
+                self._add_parts(item, part.end, size, item.version)
         self._send(part, worker)
         if item.num_parts > 1:
             self._send_unsent()
@@ -329,6 +335,7 @@ class Grants(Ledger):
         self._parts[number] = part
         worker.num_parts += 1
         self.num_in_flight += 1
+        command: Command
         if item.num_parts == 1:
             # A plain GET, without a Range header. Nothing of the object is in yet, so only the caller's own version counts.
             command = FetchPart(number, item.store, item.key, 0, None, item.size, item.version, slot.start, slot.nbytes)
@@ -336,8 +343,11 @@ class Grants(Ledger):
             start, end, member = part.start, part.end, part.member
             assert end is not None
             offset, room = slot.start + start, end - start
-            if member is None:
-                command = FetchPart(number, item.store, item.key, start, end, item.size, part.version, offset, room)
+            if part.is_question:
+                command = FindSum(number, item.store, item.key)
+            elif member is None:
+                algorithm = None if item.whole_sum is None else item.whole_sum.expected.algorithm
+                command = FetchPart(number, item.store, item.key, start, end, item.size, part.version, offset, room, -1, algorithm)
             else:
                 command = FetchPart(number, member.store, member.key, 0, None, member.size, member.version, offset, room, slot.start)
         worker.commands.append(command)

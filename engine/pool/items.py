@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..memory.view import BytesView
     from .groups import Member
     from .messages import Command
+    from .whole_sum import WholeSum
 
 
 SUSPECT_DEATHS: Final = 2
@@ -133,6 +134,10 @@ class Item(msgspec.Struct, eq=False):
     """Whether it began again because the object changed between two parts."""
     has_no_version: bool = False
     """Whether a part of it came without a version: then it is read whole or not at all."""
+    whole_sum: WholeSum | None = None
+    """The checksum of an object in parts, where the store has one."""
+    num_mismatches: int = 0
+    """How often its parts, put together, had another one."""
     elapsed_s: float = 0.0
     """How long its slowest part took."""
     first_byte_s: float = 0.0
@@ -181,7 +186,10 @@ class Item(msgspec.Struct, eq=False):
 
 
 class Part(msgspec.Struct, eq=False):
-    """One request for [start, end) of an item; for a member of a group, whose place that is, the whole object."""
+    """One request for [start, end) of an item; for a member of a group, whose place that is, the whole object.
+
+    Or the question for the checksum of an item that has no other part yet.
+    """
 
     item: Item
     start: int
@@ -195,6 +203,11 @@ class Part(msgspec.Struct, eq=False):
     worker: int = -1
     is_wanting: bool = False
     """Whether the worker holds it back until it gets more room."""
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it brings no bytes."""
+        return self.member is None and not self.item.num_parts
 
     @property
     def target(self) -> Item | Member:

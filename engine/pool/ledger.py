@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ObjectChangedError, S3dlioError
+from ..errors import ChecksumMismatchError, ObjectChangedError, S3dlioError
+from ..fetch.delayed import MAX_MISMATCHES
 from .groups import validate_groups
 from .items import Item, ItemState, Part, Run, Worker
 from .messages import CancelPart
@@ -95,7 +96,6 @@ class Ledger:
         if item.error is None:
             self._put_back(item)
         elif _may_begin_again(item):
-            item.was_restarted = True
             self._put_back(item)
         else:
             self._done(item, _FAILED)
@@ -112,7 +112,7 @@ class Ledger:
         item.is_recalled = False
         item.nbytes = 0
         item.seen_version = None
-        item.sums = None
+        item.sums = item.whole_sum = None
         run.num_granted -= 1
         position = next((i for i, other in enumerate(run.pending) if other.seq > item.seq), len(run.pending))
         run.pending.insert(position, item)
@@ -222,9 +222,16 @@ class Ledger:
 
 
 def _may_begin_again(item: Item) -> bool:
-    """Whether a read in parts that met a change may start over, whole: once, where the caller asked for no version in particular.
+    """Whether a read in parts starts over, and notes that it does.
 
-    Or where the store, an emulator, names none that could be compared.
+    Where it met a change: once, if the caller asked for no version in particular, or the store, an emulator, names none that could be
+    compared. Where its bytes have not the object's checksum: as often as an object is tried that comes at once.
     """
-    is_change = isinstance(item.error, ObjectChangedError) and item.num_parts > 1
-    return is_change and (item.version is None or item.has_no_version) and not item.was_restarted
+    if item.num_parts <= 1:
+        return False
+    if isinstance(item.error, ChecksumMismatchError):
+        item.num_mismatches += 1
+        return item.num_mismatches < MAX_MISMATCHES
+    may = isinstance(item.error, ObjectChangedError) and (item.version is None or item.has_no_version) and not item.was_restarted
+    item.was_restarted |= may
+    return may

@@ -6,7 +6,7 @@ the receiver. Arrays instead of objects, integers instead of names as tags: 0.3 
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ _T = TypeVar("_T")
 
 Place = Annotated[int, msgspec.Meta(ge=0)]
 """A position or a length in the segment; a negative one would be read from the segment's end."""
+Algorithm = Literal["crc64nvme", "crc32c", "crc32"]
+"""Of a checksum."""
 
 # Commands: imperative, coordinator to worker.
 
@@ -46,6 +48,8 @@ class FetchPart(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
     """How much room there is; if the object needs more, the worker says `SpaceWanted`."""
     group: int = -1
     """The batch that it is a member of, by the place of its slot; nobody can use that before all of them are there. -1 for none."""
+    algorithm: Algorithm | None = None
+    """By which its bytes are summed, as a part of an object that has such a sum."""
 
 
 class SupplySpace(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
@@ -67,7 +71,15 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     """Ends the worker."""
 
 
-Command = OpenStore | FetchPart | SupplySpace | CancelPart | Stop
+class FindSum(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """Asks the store for the checksum of an object as a whole, before it is fetched in parts; answered by `SumFound`."""
+
+    part: int
+    store: int
+    key: str
+
+
+Command = OpenStore | FetchPart | SupplySpace | CancelPart | Stop | FindSum
 
 # Events: in the past tense, worker to coordinator.
 
@@ -94,6 +106,8 @@ class PartFetched(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False)
     """From the first attempt to the first byte of the body; 0 of a local read."""
     crc: int | None = None
     """The CRC-32 of its bytes, where slots are checked (`check_slots`)."""
+    sum: int | None = None
+    """Of its bytes, where it is a part of an object that has a checksum, by that one's algorithm."""
 
 
 class PartFailed(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
@@ -117,6 +131,19 @@ class SpaceWanted(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False)
     """One past the last byte of the part, now that the head is known."""
     size: int | None
     version: str | None
+    algorithm: Algorithm | None = None
+    value: int = 0
+    """The checksum of the whole object, where the head gives one."""
+
+
+class SumFound(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """What the store says of the whole object; without an algorithm there is nothing to compare."""
+
+    part: int
+    version: str | None = None
+    """Of which version it is the checksum."""
+    algorithm: Algorithm | None = None
+    value: int = 0
 
 
 class CredentialsExpired(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
@@ -127,7 +154,7 @@ class CredentialsExpired(msgspec.Struct, frozen=True, array_like=True, tag=6, gc
     """None: it is about no part, so the scheduler has nothing to do with it."""
 
 
-Event = WorkerStarted | PartFetched | PartFailed | PartCancelled | SpaceWanted | CredentialsExpired
+Event = WorkerStarted | PartFetched | PartFailed | PartCancelled | SpaceWanted | CredentialsExpired | SumFound
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True):

@@ -24,10 +24,12 @@ from ..errors import (
     WorkerLostError,
     rebuild_error,
 )
+from ..fetch.checksums import Checksum
 from .grants import Grants
 from .groups import GroupItem, Member
 from .items import Item, ItemState, Part, Run, Worker, is_strong
-from .messages import CancelPart, Event, PartFailed, PartFetched, SpaceWanted, WorkerStarted
+from .messages import CancelPart, Event, PartFailed, PartFetched, SpaceWanted, SumFound, WorkerStarted
+from .whole_sum import WholeSum
 
 if TYPE_CHECKING:
     from ..memory.slots import Slots
@@ -297,6 +299,8 @@ class Scheduler(Grants):
                 self._on_space_wanted(part, event)  # type: ignore[arg-type]
             elif kind is PartFailed:
                 self._on_failed(part, rebuild_error(event.error))  # type: ignore[union-attr]
+            elif kind is SumFound:
+                self._on_sum_found(part, event)  # type: ignore[arg-type]
             elif part.is_withdrawn:
                 self._end_part(part)
                 self._finish_part(part.item)
@@ -326,8 +330,9 @@ class Scheduler(Grants):
                 self._fail(item, InternalError(f"a worker claims {size} bytes where there is no room for them", uri=item.uri))
         elif item.num_parts:
             self._check_part(item, part, event)
+        elif part.member is None:
+            self._fail(item, InternalError("a worker claims to have fetched what it was only asked about", uri=item.uri))
         else:
-            assert part.member is not None
             assert part.end is not None
             part.member.settle(event, part.end - part.start)
         item.num_unfinished -= 1
@@ -344,6 +349,37 @@ class Scheduler(Grants):
         is_same_version = is_strong(event.version) and event.version == item.seen_version
         if not is_same_version or event.received != part.end - part.start:
             self._fail(item, ObjectChangedError("the object changed while its parts were read", uri=item.uri))
+        whole = item.whole_sum
+        if whole is None or event.sum is None:
+            return
+        whole.add(part.start, event.received, event.sum)
+        if item.num_unfinished == 1 and not item.is_withdrawn and whole.is_complete(item.nbytes):
+            error = whole.check()
+            item.is_verified = error is None
+            if error is not None:
+                error.uri = item.uri
+                self._fail(item, error)
+
+    def _on_sum_found(self, part: Part, event: SumFound) -> None:
+        """The store has answered: the object is asked for in parts, of the version that it spoke of."""
+        item = part.item
+        if not part.is_question:
+            return
+        self._end_part(part)
+        item.worker = part.worker
+        item.num_unfinished -= 1
+        if item.is_withdrawn:
+            self._settle(item)
+            return
+        assert item.size is not None
+        version = item.version
+        if event.algorithm is not None and is_strong(event.version) and version in (None, event.version):
+            item.whole_sum = WholeSum(Checksum(event.algorithm, event.value))
+            version = event.version
+        self._add_parts(item, 0, item.size, version)
+        if item.is_suspect:
+            self._suspects += self._unsent[-item.num_parts :]
+            del self._unsent[-item.num_parts :]
 
     def _on_failed(self, part: Part, error: S3dlioError) -> None:
         self._end_part(part)
@@ -353,8 +389,8 @@ class Scheduler(Grants):
 
     def _on_space_wanted(self, part: Part, event: SpaceWanted) -> None:
         item = part.item
-        if part.is_withdrawn or part.is_wanting:
-            return  # a CancelPart or a SupplySpace is on its way to it
+        if part.is_withdrawn or part.is_wanting or part.is_question:
+            return  # a CancelPart or a SupplySpace is on its way to it; to a question belongs no space
         if part.member is not None or event.end < 0:
             self._refuse_space(part, event.end)
             return
@@ -367,6 +403,8 @@ class Scheduler(Grants):
             # A part has the room for its range: the worker met another version, and reads from the beginning.
             self._fail(item, ObjectChangedError("the object changed while its parts were read", uri=item.uri))
             return
+        if event.algorithm is not None:
+            item.whole_sum = WholeSum(Checksum(event.algorithm, event.value))
         # The worker writes nothing before it gets the new place, so the old one is free at once.
         self._free_slot(item)
         item.room = part.end = event.end

@@ -43,6 +43,8 @@ from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded
 if TYPE_CHECKING:
     from google.cloud.storage import Client
 
+    from ..fetch.checksums import Checksum
+
 T = TypeVar("T")
 _Answer = tuple[ResponseHead, bytes]
 
@@ -73,6 +75,10 @@ class GcsSdkWire(GcsWire):
         with _translated(uri), answer:
             data = read_bounded(answer.raw.read, MAX_CHUNKED_BYTES)
         return _head_of(answer, len(data)), _Body(io.BytesIO(data), uri)
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `GcsWire.find_sum`."""
+        return GcsSdkOperations(self.spec.root, self).find_sum(key)
 
     def exchange(self, uri: str, method: str, target: str, lines: str, body: bytes) -> _Answer:
         """Makes a request whose whole answer is wanted.

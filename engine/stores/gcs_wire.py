@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..errors import ConfigurationError, ExpiredCredentialsError, NotFoundError, PermissionDeniedError, S3dlioError
 from ..fetch.http1 import ResponseHead, format_range
@@ -22,6 +22,10 @@ from ..fetch.origin import Origin
 from ..fetch.sigv4 import encode_component
 from .gcs_config import GcsSpec
 from .gcs_errors import error_from_response
+
+if TYPE_CHECKING:
+    from ..fetch.checksums import Checksum
+    from .base import Operation
 
 _RENEWAL_EVERY_S: Final = 1.0
 AS_STORED: Final = "Accept-Encoding: gzip\r\n"
@@ -99,6 +103,12 @@ class GcsWire:
         # Google refuses a POST or PUT without a length (411), even of nothing.
         size = "" if method == "GET" else f"Content-Length: {length}\r\n"
         return f"{method} {target}{self._head()}{lines}{size}\r\n".encode() + body
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`, for who has no store."""
+        from .gcs_ops import GcsOperations
+
+        return GcsOperations(self.spec.root, self).find_sum(key)
 
     def successor(self) -> None:
         """There is no other way: Google does not redirect."""

@@ -50,6 +50,8 @@ from .sdk_common import KeptClient, Meanings, head_of, meaning_of, read_bounded
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+    from ..fetch.checksums import Checksum
+
 T = TypeVar("T")
 
 _REGION: Final = re.compile(r"[a-z]{2,10}(-[a-z0-9]{1,20}){2,5}")
@@ -98,6 +100,10 @@ class S3SdkWire:
     def spec(self) -> S3Spec:
         """Where the bucket is, and who asks now."""
         return self.setup.spec
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `S3Wire.find_sum`."""
+        return S3SdkOperations(self.spec.root, self).find_sum(key)
 
     def successor(self) -> None:
         """There is no other way."""

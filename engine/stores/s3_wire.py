@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,6 +24,10 @@ from ..fetch.origin import Origin
 from ..fetch.sigv4 import EMPTY_SHA256, UNSIGNED_PAYLOAD, Credentials, Headers, Signer, encode_key, encode_query
 from .s3_spec import S3Spec
 from .s3_xml import error_from_response
+
+if TYPE_CHECKING:
+    from ..fetch.checksums import Checksum
+    from .base import Operation
 
 _log = logging.getLogger("s3dlio")
 _lock = threading.Lock()
@@ -147,6 +151,14 @@ class S3Wire:
         lines = self._sign("PUT", path, query, payload_hash, headers)
         target = f"{path}?{query}" if query else path
         return f"PUT {target}{self._opening}{lines}Content-Length: {length}\r\n\r\n".encode()
+
+    def find_sum(self, key: str) -> Operation[tuple[str | None, Checksum] | None]:
+        """As `Store.find_sum`, for who has no store."""
+        from .s3_ops import S3Operations
+
+        if self._is_elsewhere and (other := self.successor()) is not None:
+            return other.find_sum(key)  # type: ignore[no-any-return]
+        return S3Operations(self._spec.root, self).find_sum(key)
 
     def successor(self) -> Any:
         """As `Wire.successor`: the SDK lane, which finds buckets in other regions."""

@@ -17,7 +17,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from s3dlio.engine.errors import InvalidUriError, S3dlioError, ServerError, TruncatedBodyError
 from s3dlio.engine.memory.slots import Slots
-from s3dlio.engine.pool.messages import Event, FetchPart, PartCancelled, PartFailed, PartFetched, SpaceWanted
+from s3dlio.engine.pool.messages import (
+    Event,
+    FetchPart,
+    FindSum,
+    PartCancelled,
+    PartFailed,
+    PartFetched,
+    SpaceWanted,
+    SumFound,
+)
 from s3dlio.engine.pool.scheduler import Scheduler
 from tests.support.consumer_model import ModelConsumer, World
 from tests.support.worker_model import PAGE, ModelMemory, ModelObject, ModelWorker, Request
@@ -52,6 +61,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_workers=st.integers(0, 2),
         runs=st.lists(st.tuples(orders, wishes, wishes), max_size=2),
         poison=st.sampled_from([None, None, *KEYS[:2], KEY_WITHOUT_VERSIONS]),
+        asks_for_sums=st.booleans(),
+        knows_sums=st.sampled_from([True, True, False]),
     )
     def begin(
         self,
@@ -63,6 +74,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_workers: int,
         runs: list[tuple[bool, Wish, Wish]],
         poison: str | None,
+        asks_for_sums: bool,
+        knows_sums: bool,
     ) -> None:
         memory, cap_bytes = ModelMemory(), cap_pages * PAGE
         objects = {key: ModelObject(size, key != KEY_WITHOUT_VERSIONS) for key, size in zip(KEYS, object_sizes, strict=True)}
@@ -71,6 +84,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(
             self.slots, jobs=jobs, depth=jobs + spare, part_bytes=part_bytes, split_above_bytes=SPLIT_ABOVE_BYTES
         )
+        if asks_for_sums:
+            self.scheduler.summing.add(0)
+        self.knows_sums = knows_sums
         self.world = World(self.scheduler, memory, objects, cap_bytes)
         self.num_workers = 0
         self.workers: dict[int, ModelWorker] = {}
@@ -169,7 +185,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for index, commands in self.scheduler.drain().items():
             assert index in self.workers, "a command for a dead worker"
             for command in commands:
-                if isinstance(command, FetchPart):
+                if isinstance(command, FetchPart | FindSum):
                     assert command.part not in self.parts, "the number of a part was used twice"
                     self.parts[command.part] = command.key
             self.workers[index].inbox.extend(commands)
@@ -188,7 +204,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         known = {*worker.requests, *(getattr(message, "part", -1) for message in (*worker.inbox, *worker.outbox))}
         if number not in known:
             late = [PartFetched(number, 5, 5, "v9", 0.1), PartCancelled(number), SpaceWanted(number, 5, 5, "v9")]
-            self.scheduler.handle(worker.index, [*late, PartFailed(number, ServerError("late").to_info())])
+            late += [SumFound(number, "v9", "crc32", 5), PartFailed(number, ServerError("late").to_info())]
+            self.scheduler.handle(worker.index, late)
 
     # Workers.
 
@@ -197,7 +214,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start_worker(self) -> None:
         index = self.num_workers
         self.num_workers += 1
-        self.workers[index] = ModelWorker(index, self.jobs, self.world.memory, self.world.objects)
+        self.workers[index] = ModelWorker(
+            index, self.jobs, self.world.memory, self.world.objects, knows_sums=self.knows_sums
+        )
         self.scheduler.worker_started(index)
 
     @precondition(lambda self: self.workers)
@@ -236,6 +255,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         key = request.command.key
         self.world.num_faults[key] = self.world.num_faults.get(key, 0) + 1
         worker.fail(request, fault("injected"))
+
+    @precondition(lambda self: self.workers)
+    @rule(pick=picks, num=st.sampled_from([1, 1, 2, 9]))
+    def bytes_of_parts_change_on_their_way(self, pick: int, num: int) -> None:
+        self.worker(pick).num_spoilt += num
+        self.world.num_spoilt += num
 
     @precondition(lambda self: self.workers and self.consumers)
     @rule(pick=picks, answers=st.lists(st.lists(picks, max_size=6), min_size=1, max_size=4), takes=st.integers(0, 3))
@@ -320,7 +345,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def hand_over(self, worker: ModelWorker, events: list[Event]) -> None:
         self.scheduler.handle(worker.index, events)
-        final = (PartFetched, PartFailed, PartCancelled)
+        final = (PartFetched, PartFailed, PartCancelled, SumFound)
         self.over |= {event.part for event in events if isinstance(event, final)}
 
     def die(self, worker: ModelWorker, hears_last_words: bool) -> None:

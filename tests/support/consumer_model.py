@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from s3dlio.engine.errors import ObjectChangedError, ObjectTooLargeError, S3dlioError, WorkerLostError
+from s3dlio.engine.errors import (
+    ChecksumMismatchError,
+    ObjectChangedError,
+    ObjectTooLargeError,
+    S3dlioError,
+    WorkerLostError,
+)
 from s3dlio.engine.memory.slots import Slot
 from s3dlio.engine.pool.groups import GroupItem, Member
 from s3dlio.engine.pool.items import Item, ItemState, Run
@@ -67,6 +73,8 @@ class World:
     num_faults: dict[str, int] = field(default_factory=dict)
     deaths: list[list[str]] = field(default_factory=list)
     """For each worker that died: the keys of the parts that it had not answered for."""
+    num_spoilt: int = 0
+    """Parts, at most, that came with other bytes than they should have."""
     num_delivered: int = 0
     num_failed: int = 0
     num_bytes: int = 0
@@ -211,6 +219,9 @@ class ModelConsumer:
             # Who pinned nothing does not care for one change: the read begins again.
             enough = 1 if (offer.size, offer.version) != (None, None) else 2
             assert found.num_changes - offer.num_changes_before >= enough
+        elif isinstance(error, ChecksumMismatchError):
+            assert self.world.num_spoilt >= 3
+            assert error.uri == f"s3://b/{offer.key}"
         elif isinstance(error, WorkerLostError):
             # Nobody is to blame for bad company: three died with it, and one of them had nothing else.
             deaths = [keys for keys in self.world.deaths[offer.num_deaths_before :] if offer.key in keys]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from s3dlio.engine.errors import NotFoundError, ObjectChangedError, S3dlioError
 from s3dlio.engine.pool.messages import (
@@ -16,10 +17,12 @@ from s3dlio.engine.pool.messages import (
     Command,
     Event,
     FetchPart,
+    FindSum,
     PartCancelled,
     PartFailed,
     PartFetched,
     SpaceWanted,
+    SumFound,
     SupplySpace,
 )
 
@@ -80,12 +83,16 @@ class ModelObject:
     def version(self) -> str:
         return f"v{self.num_changes}"
 
+    def sum(self, length: int) -> int:
+        """Returns the CRC-32 of so many bytes, which are all the same."""
+        return crc32(bytes([self.num_changes % 256]) * length)
+
 
 @dataclass(eq=False)
 class Request:
     """A part in a worker."""
 
-    command: FetchPart
+    command: FetchPart | FindSum
     end: int | None
     version: str | None
     offset: int
@@ -95,7 +102,7 @@ class Request:
 
     @property
     def is_pinned(self) -> bool:
-        return self.command.version is not None or self.command.size is not None
+        return isinstance(self.command, FetchPart) and (self.command.version is not None or self.command.size is not None)
 
 
 @dataclass(eq=False)
@@ -108,6 +115,10 @@ class ModelWorker:
     outbox: deque[Event] = field(default_factory=deque)
     requests: dict[int, Request] = field(default_factory=dict)
     """By part, in order of arrival."""
+    knows_sums: bool = True
+    """Whether its stores tell checksums."""
+    num_spoilt: int = 0
+    """So many parts will have other bytes than they should."""
 
     def active(self) -> list[Request]:
         """Requests that have a connection and do not wait for space."""
@@ -128,6 +139,9 @@ class ModelWorker:
             self.requests[command.part] = Request(
                 command, command.end, command.version, command.offset, command.nbytes
             )
+        elif isinstance(command, FindSum):
+            assert command.part not in self.requests, "the number of a part was used twice"
+            self.requests[command.part] = Request(command, None, None, 0, 0)
         elif isinstance(command, SupplySpace):
             request = self.requests.get(command.part)
             if request is not None:
@@ -145,6 +159,10 @@ class ModelWorker:
         if found is None:
             self.fail(request, NotFoundError("no such object"))
             return
+        if isinstance(command, FindSum):
+            del self.requests[command.part]
+            self.outbox.append(self.tell_sum(command.part, found))
+            return
         if command.size not in (None, found.size) or request.version not in (None, found.version):
             if request.is_pinned or request.was_restarted:
                 self.fail(request, ObjectChangedError("changed"))
@@ -156,14 +174,38 @@ class ModelWorker:
         if end - command.start > request.nbytes:
             request.end = end
             request.is_wanting = True
-            self.outbox.append(SpaceWanted(command.part, end, found.size, found.told_version))
+            known = ("crc32", found.sum(found.size)) if self.knows_sums else (None, 0)
+            self.outbox.append(SpaceWanted(command.part, end, found.size, found.told_version, *known))
             return
         self.memory.write(request.offset, command.key, found.version, command.start, end)
         del self.requests[command.part]
-        self.outbox.append(PartFetched(command.part, end - command.start, found.size, found.told_version, 0.01))
+        length = end - command.start
+        is_summed = command.algorithm is not None or (command.size is None and length < found.size)
+        self.outbox.append(
+            PartFetched(
+                command.part,
+                length,
+                found.size,
+                found.told_version,
+                0.01,
+                length == found.size,
+                sum=found.sum(length) ^ self.spoils() if is_summed else None,
+            )
+        )
+
+    def tell_sum(self, part: int, found: ModelObject) -> SumFound:
+        """Returns what the store says to a question."""
+        return SumFound(part, found.told_version, "crc32", found.sum(found.size)) if self.knows_sums else SumFound(part)
+
+    def spoils(self) -> int:
+        """Returns 1 where the bytes of a part came to be others on their way."""
+        self.num_spoilt, is_spoilt = max(0, self.num_spoilt - 1), self.num_spoilt > 0
+        return int(is_spoilt)
 
     def scribble(self, request: Request) -> None:
         """Writes half of what may be written: the part is not over yet."""
+        if isinstance(request.command, FindSum):
+            return
         end = request.command.start + request.nbytes // 2
         self.memory.write(request.offset, request.command.key, "half", request.command.start, end)
 
