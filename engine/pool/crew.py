@@ -36,6 +36,8 @@ _MAX_COMMANDS = 1024
 _MAX_BATCHES = 1000
 """Read at once: a worker that talks without end does not keep its coordinator from everything else (S4)."""
 _NOTHING = encode([])
+_LAST_WORDS_S = 0.5
+"""How long one that hears nothing any more may take to end, before it is killed."""
 _FAREWELL_S = 1.0
 """How long a worker may take to stop by itself before it is killed."""
 
@@ -129,13 +131,22 @@ class Crew:
         # All parts of a dead worker may go to one other at once; ZeroMQ drops the peer of a message that is too long.
         for start in range(0, len(commands), _MAX_COMMANDS):
             if not self._hub.send(worker, encode(commands[start : start + _MAX_COMMANDS])):
-                # Dead, most likely, and not yet noticed. A living one to which nothing gets through must not keep its parts.
-                self.kill(worker, "nothing could be sent to it")
+                self._give_up(worker)
 
     def check_line(self, worker: int) -> None:
         """Says nothing to a worker: where a connection is broken, though both ends live, only a send tells."""
         if self._members[worker].is_started and not self._hub.send(worker, _NOTHING):
-            self.kill(worker, "nothing could be sent to it")
+            self._give_up(worker)
+
+    def _give_up(self, worker: int) -> None:
+        """Nothing can be sent to a worker: dead, most likely, or about to say of what, which takes it a moment.
+
+        A living one to which nothing gets through must not keep its parts.
+        """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._members[worker].process.wait(_LAST_WORDS_S)
+            return
+        self.kill(worker, "nothing could be sent to it")
 
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting: what was said, and then who has died."""
