@@ -93,9 +93,7 @@ class Ledger:
         self._free_slot(item)
         if item.state is _DROPPED:
             return
-        if item.error is None:
-            self._put_back(item)
-        elif _may_begin_again(item):
+        if item.error is None or _may_begin_again(item):
             self._put_back(item)
         else:
             self._done(item, _FAILED)
