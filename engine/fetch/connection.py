@@ -193,7 +193,8 @@ class Connection(AnswerReceiver):
             return False
         if isinstance(error, ConnectFailedError):
             return self._head_used == 0
-        return isinstance(error, ProtocolError) and error.status is None
+        # An answer that came whole, and was refused for what it says, has left the phase behind.
+        return isinstance(error, ProtocolError) and error.status is None and self.phase is _HEAD
 
     def forgive(self) -> None:
         """Has its throughput watched from now on only: it had no room to receive into."""
