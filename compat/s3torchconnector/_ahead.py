@@ -15,9 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -28,9 +26,11 @@ from s3dlio.engine.config import settings
 from s3dlio.engine.errors import ObjectChangedError, S3dlioError
 from s3dlio.engine.memory.limits import default_memory_bytes
 from s3dlio.engine.memory.view import BytesView
-from s3dlio.engine.pool.ahead import Ahead, AheadRequest
+from s3dlio.engine.pool.ahead import Ahead
+from s3dlio.engine.pool.parted import Wanted
 
 from ..s3torchconnectorclient._errors import KEY_MISSING, translate
+from ._object_queue import ObjectQueue
 from ._s3client import S3Client
 from ._s3dataset_common import identity
 
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from .s3reader import GetStreamCallable, S3Reader, S3ReaderConstructorProtocol
     from .s3reader.protocol import GetObjectInfo
 
-_NUM_KEPT: Final = 1024
-"""Objects that are remembered after their readers were made: whoever collects readers and reads them later has them fetched ahead too."""
 _MEMORY_SHARE: Final = 4
 """What part of `memory_bytes` is for objects that nobody has read yet; the workers of a DataLoader divide it."""
 _LONG_SHARE: Final = 8
@@ -73,7 +71,7 @@ class ReadersAhead:
     ) -> None:
         self._client = client
         self._constructor = constructor
-        self._objects = _Objects(objects, first, step)
+        self._objects = ObjectQueue(objects, first, step)
         self._shared = self._share()
 
     def __iter__(self) -> Self:
@@ -150,87 +148,10 @@ _batch: ContextVar[Batch | None] = ContextVar("_batch", default=None)
 """The batch that is being made, in this thread."""
 
 
-class _Objects:
-    """Objects in their order, numbered from 0: taken by those who make readers, and looked at before by those who fetch ahead."""
-
-    def __init__(self, source: Iterator[S3BucketKeyData], first: int, step: int) -> None:
-        self._source = source
-        self._skip = first
-        """How many to pass over before the next one."""
-        self._step = step
-        self._waiting: deque[S3BucketKeyData] = deque()
-        """Looked at, and not taken yet."""
-        self._kept: dict[int, S3BucketKeyData] = {}
-        """Those waiting, and the last ones that were taken."""
-        self._num_seen = 0
-        self._num_taken = 0
-        self._failure: Exception | None = None
-        """What the source raised when somebody looked ahead; for who takes what came before it."""
-        self._lock = threading.Lock()
-        """Guards the source, which may be a generator; held while it lists."""
-        self.taker: weakref.ref[ReadersAhead] | None = None
-        """Who takes; when it is gone, nobody looks any further."""
-
-    def take(self) -> tuple[int, S3BucketKeyData]:
-        """Returns the next one with its number.
-
-        Raises:
-            StopIteration: There is none.
-            Exception: What the source raises.
-        """
-        with self._lock:
-            if not self._waiting:
-                failure, self._failure = self._failure, None
-                if failure is not None:
-                    raise failure
-                self._see()
-            number = self._num_taken
-            self._num_taken += 1
-            self._kept.pop(number - _NUM_KEPT, None)
-            return number, self._waiting.popleft()
-
-    def look(self, number: int) -> S3BucketKeyData | None:
-        """Returns an object without taking it; None where it is forgotten, or there is none to be seen now."""
-        with self._lock:
-            if (
-                number == self._num_seen
-                and self._failure is None
-                and self.taker is not None
-                and self.taker() is not None
-            ):
-                try:
-                    self._see()
-                except StopIteration:
-                    return None
-                except Exception as error:  # noqa: BLE001 (it is raised at its place)
-                    self._failure = error
-                    return None
-            return self._kept.get(number)
-
-    def _see(self) -> None:
-        while self._skip:
-            next(self._source)
-            self._skip -= 1
-        one = next(self._source)
-        self._skip = self._step - 1
-        self._waiting.append(one)
-        self._kept[self._num_seen] = one
-        self._num_seen += 1
-
-    def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            kept = dict(zip(range(self._num_taken, self._num_seen), self._waiting, strict=True))
-            return self.__dict__ | {"_kept": kept, "_lock": None, "taker": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-
 class _Shared:
     """What is fetched ahead for the readers of one pass over the objects."""
 
-    def __init__(self, client: S3Client, objects: _Objects) -> None:
+    def __init__(self, client: S3Client, objects: ObjectQueue) -> None:
         self._client = client
         self._objects = objects
         worker = get_worker_info()
@@ -297,7 +218,7 @@ class _Shared:
             found = self._under_way
             if found is None or number >= found[0].end:
                 native = self._client._client
-                native.place(one.bucket, one.key)
+                native.store_of(one.bucket)
                 requests = _Requests(native, self._objects, number)
                 ahead = Ahead(
                     requests, max_in_flight=native.max_in_flight, max_bytes=self._max_bytes, limits=native.limits
@@ -311,7 +232,7 @@ class _Shared:
 class _Requests:
     """The requests for the objects from one of them on, as long as they can be fetched ahead one after the other."""
 
-    def __init__(self, native: MountpointS3Client, objects: _Objects, begin: int) -> None:
+    def __init__(self, native: MountpointS3Client, objects: ObjectQueue, begin: int) -> None:
         self._native = native
         self._objects = objects
         self._number = begin
@@ -325,18 +246,21 @@ class _Requests:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> AheadRequest:
+    def __next__(self) -> Wanted:
         number = self._number
         one = self._objects.look(number)
         if one is not None:
             info = one.object_info
             size = None if info is None else info.size
             if size is None or size <= self.longest_bytes:
-                # A bucket that cannot be opened is the error of whoever reads its objects, and nobody else's.
-                with suppress(S3dlioError):
-                    request = AheadRequest(*self._native.place(one.bucket, one.key), size)
+                try:
+                    store = self._native.store_of(one.bucket)
+                except S3dlioError:
+                    # A bucket that cannot be opened is the error of whoever reads its objects, and nobody else's.
+                    pass
+                else:
                     self._number = number + 1
-                    return request
+                    return Wanted(store, store.root + one.key, one.key, 0, None, size)
         self.end = number
         raise StopIteration
 
@@ -350,51 +274,60 @@ def _bytes_ahead(memory_bytes: int, num_workers: int) -> int:
 class _Place:
     """One reader's place among those that share; the `get_stream` that it is given. Picklable: as the client's own then."""
 
-    __slots__ = ("_construct", "_get_stream", "_number", "_one", "_shared")
+    __slots__ = ("_construct", "_shared", "get_stream", "number", "one")
 
     def __init__(
         self, shared: _Shared, number: int, one: S3BucketKeyData, construct: S3ReaderConstructorProtocol
     ) -> None:
         self._shared: _Shared | None = shared
-        self._number = number
-        self._one = one
+        self.number = number
+        """Of the object, in its order."""
+        self.one = one
+        """The object."""
         self._construct = construct
 
     def construct(
         self, bucket: str, key: str, get_object_info: GetObjectInfo, get_stream: GetStreamCallable
     ) -> S3Reader:
         """Makes the reader, with this in place of the client's stream."""
-        self._get_stream = get_stream
+        self.get_stream = get_stream
+        """The client's own."""
         mine = cast("GetStreamCallable", self)
         return self._construct(bucket=bucket, key=key, get_object_info=get_object_info, get_stream=mine)
 
     def __call__(self, start: int | None = None, end: int | None = None) -> GetObjectStream | _Stream:
         shared = self._shared
         if shared is None or start or end is not None:
-            return self._get_stream(start, end)
+            return self.get_stream(start, end)
         # A reader that goes on to live holds nothing of the others.
         self._shared = None
-        return _Stream(shared, self._number, self._one, self._get_stream)
+        return _Stream(self, shared)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return identity, (self._get_stream,)
+        return identity, (self.get_stream,)
 
 
 class _Stream:
     """The bytes of one object, as a `GetObjectStream`."""
 
-    __slots__ = ("_get_stream", "_number", "_one", "_position", "_shared", "_source", "bucket", "key")
+    __slots__ = ("_place", "_position", "_shared", "_source")
 
-    def __init__(self, shared: _Shared, number: int, one: S3BucketKeyData, get_stream: GetStreamCallable) -> None:
-        self.bucket = one.bucket
-        self.key = one.key
+    def __init__(self, place: _Place, shared: _Shared) -> None:
+        self._place = place
         self._shared: _Shared | None = shared
-        self._number = number
-        self._one = one
-        self._get_stream = get_stream
         self._source: BytesView | GetObjectStream | None = None
         """The whole object; or a stream of its own, where it does not come from what is fetched ahead."""
         self._position = 0
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of the object."""
+        return self._place.one.bucket
+
+    @property
+    def key(self) -> str:
+        """The key of the object."""
+        return self._place.one.key
 
     def __iter__(self) -> Self:
         return self
@@ -433,7 +366,10 @@ class _Stream:
             S3Exception: As the store says.
         """
         source = self._open(wants_all=True)
-        rest: BytesView = source[self._position :] if isinstance(source, BytesView) else source.read_rest()
+        if isinstance(source, BytesView):
+            rest: BytesView = source[self._position :] if self._position else source
+        else:
+            rest = source.read_rest()
         self._position += len(rest)
         return rest
 
@@ -444,9 +380,9 @@ class _Stream:
         shared, self._shared = self._shared, None
         if shared is not None:
             try:
-                self._source = shared.fetch(self._number, self._one, wants_all=wants_all)
+                self._source = shared.fetch(self._place.number, self._place.one, wants_all=wants_all)
             except S3dlioError as error:
                 raise translate(error, KEY_MISSING) from error
         if self._source is None:
-            self._source = self._get_stream()
+            self._source = self._place.get_stream()
         return self._source

@@ -116,10 +116,19 @@ class MountpointS3Client:
         Raises:
             S3dlioError: The bucket cannot be opened.
         """
+        store = self.store_of(bucket)
+        return Place(store, store.root + key, key)
+
+    def store_of(self, bucket: str) -> Store:
+        """Returns what has the objects of a bucket; it is opened if need be.
+
+        Raises:
+            S3dlioError: As `place`.
+        """
         store = self._stores.get(bucket)
         if store is None:
             store = self._stores.setdefault(bucket, self._open(bucket))
-        return Place(store, store.root + key, key)
+        return store
 
     def _open(self, bucket: str) -> Store:
         scheme, separator, rest = bucket.partition("://")

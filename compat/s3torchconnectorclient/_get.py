@@ -16,8 +16,8 @@ from s3dlio.engine.errors import InvalidRangeError, S3dlioError
 from s3dlio.engine.ops.objects import is_at_end
 from s3dlio.engine.ops.perform import Place as EnginePlace
 from s3dlio.engine.ops.whole import FoundRange, find_range_in_parts
-from s3dlio.engine.pool.ahead import Ahead, AheadRequest
-from s3dlio.engine.pool.parted import is_strong
+from s3dlio.engine.pool.ahead import Ahead
+from s3dlio.engine.pool.parted import Wanted, is_strong
 from s3dlio.engine.pool.rooms import new_view_fetch, process_rooms
 
 from ._errors import KEY_MISSING, S3Exception, translated
@@ -196,11 +196,14 @@ class GetObjectStream:
         self._ahead = Ahead(requests, max_in_flight=num, max_bytes=num * part_bytes, limits=self._client.limits)
         return self._ahead
 
-    def _requests(self, part_bytes: int) -> Iterator[AheadRequest]:
+    def _requests(self, part_bytes: int) -> Iterator[Wanted]:
         assert self._end is not None
-        pin, end = (*self._place, self._size, self._version), self._end
+        place, size, version, end = self._place, self._size, self._version, self._end
         # It keeps no reference to the stream, which would be to itself.
-        return (AheadRequest(*pin, start, min(start + part_bytes, end)) for start in range(self._position, end, part_bytes))
+        return (
+            Wanted(*place, start, min(start + part_bytes, end), size, version)
+            for start in range(self._position, end, part_bytes)
+        )
 
     def _drop_ahead(self) -> None:
         ahead, self._ahead = self._ahead, None

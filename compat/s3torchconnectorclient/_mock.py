@@ -11,7 +11,7 @@ from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import run
 from s3dlio.engine.stores.memory import MemoryStore, forget
 
-from ._client import MountpointS3Client, Place
+from ._client import MountpointS3Client
 from ._errors import KEY_MISSING, translated
 from ._get import GetObjectStream
 from ._put import PutObjectStream
@@ -79,15 +79,15 @@ class _MockedClient(MountpointS3Client):
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.__getnewargs__(), self._bucket, self._store.root)
 
-    def place(self, bucket: str, key: str) -> Place:
-        """As `MountpointS3Client.place`.
+    def store_of(self, bucket: str) -> MemoryStore:
+        """As `MountpointS3Client.store_of`.
 
         Raises:
             NotFoundError: Of another bucket.
         """
         if bucket != self._bucket:
             raise NotFoundError("NoSuchBucket: this client has another one", uri=f"s3://{bucket}/", status=404)
-        return Place(self._store, self._store.root + key, key)
+        return self._store
 
     def get_object(self, bucket: str, key: str, start: int | None = None, end: int | None = None) -> GetObjectStream:
         """As `MountpointS3Client.get_object`; but to look whether the object is there costs nothing here.

@@ -8,6 +8,8 @@ Rules:
 * Nothing is asked for before the first take.
 * What is fetched ahead has `max_bytes` at most, and is `2 * max_in_flight` objects at most; the object that is waited for always may be
   fetched. One whose size nobody knew waits in its socket, when its head is here, until there is room for it.
+* Objects are begun a quarter of `max_in_flight` at once, unless their bytes are what is short: that takes less than one by one. There are
+  more than `max_in_flight` at any time, so no connection waits for it.
 * What is passed over is given up. Whoever wants it all the same fetches it by itself.
 * The garbage collector may find it at any moment, also in the middle of another call of the same thread: then nothing is waited for.
 * A forked child fetches by itself what its copy was to fetch, and touches nothing of its parent's. A pickle holds nothing.
@@ -20,51 +22,30 @@ import threading
 import weakref
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import settings
 from ..errors import ConfigurationError, InsufficientMemoryError
 from ..fetch.request import Fetch, State
-from ..stores.base import Store
 from .inline import InlineFetcher, inline_fetcher, leave
 from .parted import PartedRead, Wanted
+from .rooms import ViewFetch, process_rooms
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..fetch.loop import FetchLoop
     from ..memory.view import BytesView
 
-
-class AheadRequest(NamedTuple):
-    """One object, or a range of one, that will be wanted."""
-
-    store: Store
-    uri: str
-    """For errors."""
-    key: str
-    size: int | None = None
-    """Where given, another size is an error."""
-    version: str | None = None
-    """Where given, another version is an error."""
-    start: int = 0
-    """First byte that is wanted."""
-    end: int | None = None
-    """One past the last."""
-
-    @property
-    def num_bytes(self) -> int | None:
-        """What will come; None where that is not known."""
-        end = self.size if self.end is None or (self.size is not None and self.size < self.end) else self.end
-        return None if end is None else max(0, end - self.start)
+_WANTS_SPACE: Final = State.WANTS_SPACE
 
 
 class _Entry:
     """An object that was asked for, and is not taken yet."""
 
-    __slots__ = ("is_put_off", "num_bytes", "read", "request", "waiting")
+    __slots__ = ("is_put_off", "num_bytes", "read", "waiting", "wanted")
 
-    def __init__(self, request: AheadRequest) -> None:
-        self.request = request
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
         self.read: PartedRead | None = None
         """None while it is to be begun, for the first time or anew."""
         self.waiting: Fetch | None = None
@@ -94,18 +75,20 @@ class Ahead:
     """
 
     def __init__(
-        self, requests: Iterator[AheadRequest], *, max_in_flight: int, max_bytes: int, limits: Settings | None = None
+        self, requests: Iterator[Wanted], *, max_in_flight: int, max_bytes: int, limits: Settings | None = None
     ) -> None:
         self._loop: FetchLoop | None = None
         """Borrowed from the first take until there is nothing left to fetch."""
         for name, given in (("max_in_flight", max_in_flight), ("max_bytes", max_bytes)):
             if type(given) is not int or given < 1:
                 raise ConfigurationError(f"{name} must be an int of at least 1, not {given!r}")
-        self._requests: Iterator[AheadRequest] | None = requests
+        self._requests: Iterator[Wanted] | None = requests
         """None when there are no more."""
-        self._next: AheadRequest | None = None
+        self._next: Wanted | None = None
         """What was taken from it, and for which there is no room yet."""
         self._max_in_flight = max_in_flight
+        self._num_plenty = 2 * max_in_flight - max(1, max_in_flight // 4)
+        """While there are more entries, no others are begun."""
         self._max_bytes = max_bytes
         self._limits = limits or settings()
         self._error: Exception | None = None
@@ -125,7 +108,8 @@ class Ahead:
         self._fetcher: InlineFetcher | None = None
         """Who the loop belongs to."""
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._num_forks = _num_forks
+        """As it was where this was made: a child's is another."""
         self._is_closed = False
 
     def take(self, n: int) -> BytesView:
@@ -139,7 +123,7 @@ class Ahead:
 
     def take_read(self, n: int) -> PartedRead:
         """As `take`, with the read itself: it knows size and version too, and its `outcome` has the bytes or the object's error."""
-        if self._pid != os.getpid():
+        if self._num_forks != _num_forks:
             self._begin_in_child()
         try:
             with self._lock:
@@ -157,7 +141,7 @@ class Ahead:
     def close(self) -> None:
         """Ends what is under way, and gives everything back. It waits for nobody: where somebody is in `take`, that is done behind it."""
         self._is_closed = True
-        if self._pid != os.getpid():
+        if self._num_forks != _num_forks:
             self._begin_in_child()
         if self._lock.acquire(blocking=False):
             try:
@@ -170,7 +154,7 @@ class Ahead:
 
     def __del__(self) -> None:
         loop, self._loop = self._loop, None
-        if loop is None or self._pid != os.getpid():
+        if loop is None or self._num_forks != _num_forks:
             return
         leave(loop)
         _loops.discard(loop)
@@ -205,44 +189,52 @@ class Ahead:
                     self._go_on(fetch, loop)
             self._fill(loop)
         self._hold(entry, 0)
-        self._fill(loop)
-        loop.start()
+        if self._fill(loop):
+            loop.start()
+        # Last, so that who is interrupted before finds it here.
         del self._entries[n]
         return entry.read
 
     # What is begun.
 
     def _pass_over(self, n: int, loop: FetchLoop) -> None:
-        for number in [number for number in self._entries if number < n]:
-            entry = self._entries.pop(number)
-            self._hold(entry, 0)
+        entries = self._entries
+        while entries and (number := next(iter(entries))) < n:
+            entry = entries.pop(number)
+            self._held_bytes -= entry.num_bytes
             if entry.read is not None:
                 entry.read.cancel(loop)
 
-    def _fill(self, loop: FetchLoop) -> None:
-        """Begins what there is room for, in order."""
-        if self._has_stalled:
+    def _fill(self, loop: FetchLoop) -> bool:
+        """Begins what there is room for, in order; returns whether there was any."""
+        begun: list[ViewFetch] = []
+        has_moved, entries = self._has_stalled, self._entries
+        if has_moved:
             self._has_stalled = False
-            for number, entry in self._entries.items():
+            for number, entry in entries.items():
                 if entry.read is None:
-                    self._begin(number, entry, loop)
+                    self._begin(number, entry, loop, begun)
                 elif entry.waiting is not None:
                     self._supply(number, entry, entry.read, loop)
-        while (request := self._peek()) is not None:
-            known = request.num_bytes
-            num_bytes = self._seen_bytes if known is None else known
-            number = self._num_begun
-            is_many = len(self._entries) >= 2 * self._max_in_flight or self._held_bytes + num_bytes > self._max_bytes
-            if number > self._wanted and is_many:
-                return
-            if number >= self._wanted:
-                entry = self._entries[number] = _Entry(request)
-                self._hold(entry, num_bytes)
-                self._begin(number, entry, loop)
-            self._next = None
-            self._num_begun += 1
+        if len(entries) <= self._num_plenty:
+            while (wanted := self._next or self._peek()) is not None:
+                known, number = wanted.num_bytes, self._num_begun
+                num_bytes = self._seen_bytes if known is None else known
+                is_many = len(entries) >= 2 * self._max_in_flight or self._held_bytes + num_bytes > self._max_bytes
+                if number > self._wanted and is_many:
+                    break
+                if number >= self._wanted:
+                    entry = entries[number] = _Entry(wanted)
+                    self._hold(entry, num_bytes)
+                    self._begin(number, entry, loop, begun)
+                    has_moved = True
+                self._next = None
+                self._num_begun += 1
+        if begun:
+            process_rooms().guess(begun)
+        return has_moved
 
-    def _peek(self) -> AheadRequest | None:
+    def _peek(self) -> Wanted | None:
         """Returns the next request; None where there are no more."""
         if self._next is None and self._requests is not None:
             try:
@@ -253,14 +245,17 @@ class Ahead:
                 self._requests = None
         return self._next
 
-    def _begin(self, number: int, entry: _Entry, loop: FetchLoop) -> None:
+    def _begin(self, number: int, entry: _Entry, loop: FetchLoop, begun: list[ViewFetch]) -> None:
+        """Hands its first requests to the loop. One that is alone is added to `begun`: before it is sent it may be given room."""
         if entry.is_put_off and number != self._wanted:
             self._has_stalled = True
             return
-        store, uri, key, size, version, start, end = entry.request
-        entry.read = PartedRead(Wanted(store, uri, key, start, end, size, version), self._limits, number)
-        entry.read.begin(loop)
-        if entry.read.is_over:
+        entry.read = PartedRead(entry.wanted, self._limits, number)
+        first = entry.read.begin_apart(loop)
+        if first is not None:
+            loop.submit(first)
+            begun.append(first)
+        elif entry.read.is_over:
             self._note_end(number, entry, entry.read, loop)
 
     def _supply(self, number: int, entry: _Entry, read: PartedRead, loop: FetchLoop) -> None:
@@ -299,7 +294,7 @@ class Ahead:
     def _go_on(self, fetch: Fetch, loop: FetchLoop) -> None:
         read: PartedRead = fetch.token
         number, entry = read.number, self._entries[read.number]
-        if fetch.state is State.WANTS_SPACE:
+        if fetch.state is _WANTS_SPACE:
             entry.waiting = fetch
             self._supply(number, entry, read, loop)
             return
@@ -380,7 +375,7 @@ class Ahead:
     def _begin_in_child(self) -> None:
         """After a fork: everything anew, and what the parent has is kept and never touched."""
         with _moving:
-            if self._pid == os.getpid():
+            if self._num_forks == _num_forks:
                 return
             self._loop = self._fetcher = None
             for entry in self._entries.values():
@@ -389,7 +384,7 @@ class Ahead:
                 entry.reset()
             self._has_stalled = True
             self._lock = threading.Lock()
-            self._pid = os.getpid()
+            self._num_forks = _num_forks
 
 
 def _grant(reference: weakref.ref[Ahead], fetch: Fetch) -> memoryview | None:
@@ -411,9 +406,14 @@ _moving = threading.Lock()
 """Held while one is made a child's own."""
 
 
-def _renew_lock() -> None:
-    global _moving
+_num_forks = 0
+"""How many forks lie between this process and the one that loaded this module. To ask the system who one is takes longer."""
+
+
+def _count_fork() -> None:
+    global _moving, _num_forks
+    _num_forks += 1
     _moving = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_count_fork)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from ..errors import ChecksumMismatchError, InvalidRangeError, ObjectChangedError, ProtocolError, S3dlioError
 from ..fetch.checksums import Checksum, raise_mismatch, sum_function
 from ..fetch.crc_combine import combine
@@ -29,9 +31,12 @@ if TYPE_CHECKING:
 
 _MAX_MISMATCHES: Final = 3
 """As of an object that comes at once."""
+# Before Python 3.12 an attribute of an enum costs as much as a call.
+_WANTS_SPACE: Final = State.WANTS_SPACE
+_DONE: Final = State.DONE
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True, eq=False):
     """What is to be read: bytes [start, end) of an object, up to its end where `end` is None or beyond it."""
 
     store: Store
@@ -45,6 +50,14 @@ class Wanted(NamedTuple):
     version: str | None = None
     """Where given, another version is an error."""
 
+    @property
+    def num_bytes(self) -> int | None:
+        """What will come; None where that is not known."""
+        size, end = self.size, self.end
+        if end is None or (size is not None and size < end):
+            end = size
+        return end if end is None or not self.start else max(0, end - self.start)
+
 
 class _Part(NamedTuple):
     offset: int
@@ -57,35 +70,39 @@ class _Part(NamedTuple):
 class PartedRead:
     """A read under way. Each of its requests has it as `token`, until the request has ended."""
 
+    # Most reads are of one request that brings everything: what only others need is theirs when they need it.
+    is_over = False
+    view: BytesView | None = None
+    """The bytes, once it is over."""
+    error: S3dlioError | None = None
+    """Why there are none."""
+    is_verified = False
+    """Whether the bytes have the checksum that the store gives of the whole object."""
+    _expected: Checksum | None = None
+    """Of the whole object, once somebody has said it."""
+    _asking: Operation[tuple[str | None, Checksum] | None] | None = None
+    """Asks for it."""
+    _asked: Fetch | None = None
+    """Its request."""
+    _is_whole = False
+    """Whether all of the object is asked for."""
+    _may_split = True
+    _is_cut = False
+    """Whether the first request asks for the first part alone."""
+    _was_restarted = False
+    _mismatches = 0
+
     def __init__(self, wanted: Wanted, limits: Settings, number: int = 0) -> None:
         self.wanted = wanted
         self.number = number
         """The driver's own."""
-        self.is_over = False
-        self.view: BytesView | None = None
-        """The bytes, once it is over."""
-        self.error: S3dlioError | None = None
-        """Why there are none."""
-        self.is_verified = False
-        """Whether the bytes have the checksum that the store gives of the whole object."""
         self._limits = limits
         self._under_way: set[Fetch] = set()
         self._size = wanted.size
         self._version = wanted.version
         self._parts: list[_Part] = []
-        self._expected: Checksum | None = None
-        """Of the whole object, once somebody has said it."""
-        self._asking: Operation[tuple[str | None, Checksum] | None] | None = None
-        """Asks for it."""
-        self._asked: Fetch | None = None
-        """Its request."""
-        self._is_whole = False
-        """Whether all of the object is asked for."""
-        self._may_split = not wanted.store.wire.is_local
-        self._is_cut = False
-        """Whether the first request asks for the first part alone."""
-        self._was_restarted = False
-        self._mismatches = 0
+        if wanted.store.wire.is_local:
+            self._may_split = False
 
     @property
     def found(self) -> tuple[int | None, str | None]:
@@ -94,27 +111,35 @@ class PartedRead:
 
     def begin(self, loop: FetchLoop) -> None:
         """Hands the first requests to a loop; whatever fails ends the read."""
-        _, uri, _, start, end, size, _ = self.wanted
-        if size is not None and start > size:
-            self._end(InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=uri))
-            return
-        if (size is not None and start == size and start) or (end is not None and end <= start):
-            # Of which no range could be asked for.
-            self.view = process_rooms().empty_view()
-            self._end(None)
-            return
-        if size is not None and (end is None or end >= size):
-            end = None if not start else size
-            stop: int | None = size
-        else:
-            stop = end
+        first = self.begin_apart(loop)
+        if first is not None:
+            process_rooms().guess((first,))
+            loop.submit(first)
+
+    def begin_apart(self, loop: FetchLoop) -> ViewFetch | None:
+        """As `begin`, but returns the request which is the only one for now: who begins many has room made for all at once."""
+        wanted = self.wanted
+        start, end, size = wanted.start, wanted.end, wanted.size
+        if start or end is not None:
+            if size is not None and start > size:
+                self._end(InvalidRangeError(f"the range begins at {start}, the object has {size} bytes", uri=wanted.uri))
+                return None
+            if (size is not None and start == size and start) or (end is not None and end <= start):
+                # Of which no range could be asked for.
+                self.view = process_rooms().empty_view()
+                self._end(None)
+                return None
+            if size is not None and (end is None or end >= size):
+                end = size if start else None
+        stop = end if end is not None else size
         if stop is None or not self._is_long(stop - start):
-            self._begin_alone(loop, end)
-        elif size is not None and is_strong(self._version):
+            return self._make_alone(end)
+        if size is not None and is_strong(self._version):
             self._spread(loop, stop)
-        else:
-            # Its answer says of which version the others are to be.
-            self._begin_alone(loop, start + self._limits.part_bytes, is_cut=True)
+            return None
+        # Its answer says of which version the others are to be.
+        self._is_cut = True
+        return self._make_alone(start + self._limits.part_bytes)
 
     def grant(self, fetch: Fetch) -> memoryview | None:
         """Gives its first request room, if that one is to bring everything; None where the loop is to ask for it by `poll`.
@@ -136,14 +161,14 @@ class PartedRead:
 
     def go_on(self, loop: FetchLoop, fetch: Fetch) -> None:
         """Takes a request back that has ended; or gives room to one that wants it, and begins what is to come beside it."""
-        if fetch.state is State.WANTS_SPACE:
+        if fetch.state is _WANTS_SPACE:
             self._supply(loop, fetch)
             return
         self._under_way.discard(fetch)
         fetch.token = None
         if fetch is self._asked:
             self._take_answer(loop, fetch)
-        elif fetch.state is State.DONE:
+        elif fetch.state is _DONE:
             self._take(fetch)
         else:
             error, fetch.error = fetch.error, None
@@ -207,13 +232,21 @@ class PartedRead:
 
     # Beginning.
 
-    def _begin_alone(self, loop: FetchLoop, end: int | None, *, is_cut: bool = False) -> None:
-        self._is_cut = is_cut
-        store, uri, key, start, _, _, _ = self.wanted
-        fetch = ViewFetch(self, uri, store.wire, key, start=start, end=end, size=self.wanted.size, version=self.wanted.version)
+    def _make_alone(self, end: int | None) -> ViewFetch:
+        wanted = self.wanted
+        fetch = ViewFetch(
+            self,
+            wanted.uri,
+            wanted.store.wire,
+            wanted.key,
+            start=wanted.start,
+            end=end,
+            size=wanted.size,
+            version=wanted.version,
+        )
         fetch.view = None
-        process_rooms().guess((fetch,))
-        self._submit(loop, fetch)
+        self._under_way.add(fetch)
+        return fetch
 
     def _submit(self, loop: FetchLoop, fetch: Fetch) -> None:
         self._under_way.add(fetch)
@@ -230,9 +263,9 @@ class PartedRead:
                 self._fail(loop, error)
         elif fetch.size is None or not is_strong(fetch.version):
             # Its parts could be of two versions, so there is to be one.
-            self._may_split = False
+            self._may_split = self._is_cut = False
             self.cancel(loop)
-            self._begin_alone(loop, self.wanted.end)
+            self.begin(loop)
         else:
             if fetch.checksum is not None:
                 self._expected, fetch.checksum = fetch.checksum.expected, None
@@ -242,8 +275,8 @@ class PartedRead:
 
     def _spread(self, loop: FetchLoop, end: int, first: Fetch | None = None) -> None:
         """Asks for [start, end) in parts; the first of them is `first`, where that is under way already."""
-        store, uri, key, start, _, _, _ = self.wanted
-        step = self._limits.part_bytes
+        wanted, step = self.wanted, self._limits.part_bytes
+        start, uri, wire = wanted.start, wanted.uri, wanted.store.wire
         try:
             self.view = process_rooms().new_view(end - start)
         except S3dlioError as error:
@@ -260,7 +293,7 @@ class PartedRead:
         for begin in range(start if first is None else start + step, end, step):
             stop = min(end, begin + step)
             out = memory[begin - start : stop - start]
-            part = Fetch(self, uri, store.wire, key, start=begin, end=stop, size=self._size, version=self._version, out=out)
+            part = Fetch(self, uri, wire, wanted.key, start=begin, end=stop, size=self._size, version=self._version, out=out)
             self._submit(loop, part)
 
     def _ask_for_sum(self, loop: FetchLoop) -> None:

@@ -12,6 +12,7 @@ import weakref
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 
 import s3dlio
 from s3dlio.engine.config import settings
-from s3dlio.engine.pool.ahead import Ahead, AheadRequest
+from s3dlio.engine.pool.ahead import Ahead
+from s3dlio.engine.pool.parted import Wanted
 from s3dlio.engine.pool.rooms import process_rooms
 from s3dlio.engine.stores.registry import locate
 from tests.support.answers import cut_after, flipped, reset_before_headers, s3_error, stall_before_headers
@@ -50,12 +52,12 @@ class Objects:
     def path(number: int) -> str:
         return f"/bucket/{number}"
 
-    def requests(self, knows: bool = False) -> Iterator[AheadRequest]:
+    def requests(self, knows: bool = False) -> Iterator[Wanted]:
         store = locate("s3://bucket/")[0]
         for number, data in enumerate(self.data):
             self.num_asked = number + 1
-            facts = (len(data), self.server.etag(self.path(number)).strip('"')) if knows else ()
-            yield AheadRequest(store, f"s3://bucket/{number}", f"{number}", *facts)
+            facts: dict[str, Any] = {"size": len(data), "version": self.server.etag(self.path(number)).strip('"')} if knows else {}
+            yield Wanted(store, f"s3://bucket/{number}", f"{number}", **facts)
 
     def ahead(self, max_in_flight: int = 4, max_bytes: int = 1 << 20, knows: bool = False, **limits: Any) -> Ahead:
         return Ahead(
@@ -96,6 +98,17 @@ def test_what_is_ahead_is_bounded_by_number(many: Objects, knows: bool) -> None:
     many.server.wait_for_requests(4)
     ahead.close()
     assert many.num_got() <= 1 + 2 * 3
+
+
+def test_small_ones_are_begun_together_and_long_ones_as_soon_as_there_is_room(many: Objects) -> None:
+    for max_bytes, together in ((1 << 20, {0, 4}), (60 * KIB, {1})):
+        ahead = many.ahead(max_in_flight=16, max_bytes=max_bytes, knows=True)
+        asked = []
+        for number in range(16):
+            ahead.take(number)
+            asked.append(many.num_asked)
+        assert {after - before for before, after in pairwise(asked)} == together
+        ahead.close()
 
 
 @pytest.mark.parametrize("knows", [False, True])
@@ -167,7 +180,7 @@ def test_i4_wrong_bytes_are_never_handed_out(served: ObjectServer) -> None:
 
 
 def test_the_error_of_the_iterator_is_for_who_wants_what_would_have_come(many: Objects) -> None:
-    def failing() -> Iterator[AheadRequest]:
+    def failing() -> Iterator[Wanted]:
         for number, request in enumerate(many.requests()):
             if number == 3:
                 raise s3dlio.NotFoundError("no such bucket")
@@ -252,7 +265,7 @@ def test_the_collector_may_find_one_in_the_middle_of_the_books(many: Objects) ->
 def test_who_closes_it_from_within_a_take_of_the_same_thread_waits_for_nobody(many: Objects) -> None:
     ahead: Ahead
 
-    def closing() -> Iterator[AheadRequest]:
+    def closing() -> Iterator[Wanted]:
         for number, request in enumerate(many.requests()):
             if number == 2:
                 ahead.close()
@@ -451,9 +464,9 @@ def test_m1_one_that_was_put_off_is_begun_once_the_others_have_given_way(
 def test_ranges_are_fetched_ahead_too(many: Objects) -> None:
     store = locate("s3://bucket/")[0]
     spans = [(0, 5), (5, None), (1000, 2000), (10 * KIB - 1, 10 * KIB + 9), (3, 3)]
-    pins: list[tuple[Any, ...]] = [(), (10 * KIB, many.server.etag(many.path(0)).strip('"'))]
+    pins: list[dict[str, Any]] = [{}, {"size": 10 * KIB, "version": many.server.etag(many.path(0)).strip('"')}]
     for pin in pins:
-        requests = (AheadRequest(store, "s3://bucket/0", "0", *pin, start=start, end=end) for start, end in spans)
+        requests = (Wanted(store, "s3://bucket/0", "0", start, end, **pin) for start, end in spans)
         ahead = Ahead(requests, max_in_flight=4, max_bytes=10_000)
         assert [bytes(ahead.take(number)) for number in range(len(spans))] == [many.data[0][start:end] for start, end in spans]
 
@@ -463,7 +476,7 @@ def test_local_stores_are_read_ahead_too() -> None:
     data = [content(number, 1000 * number) for number in range(20)]
     for number, one in enumerate(data):
         s3dlio.put_bytes(f"memory://ahead/{number}", one)
-    requests = (AheadRequest(store, f"memory://ahead/{number}", f"{number}") for number in range(20))
+    requests = (Wanted(store, f"memory://ahead/{number}", f"{number}") for number in range(20))
     ahead = Ahead(requests, max_in_flight=4, max_bytes=10_000)
     assert [bytes(ahead.take(number)) for number in range(20)] == data
 

@@ -125,10 +125,11 @@ class S3Client:
         Raises:
             ValueError: `start` and `end` are no range, or `reader_constructor` is not one that reads in order or by ranges.
         """
-        log.debug("GetObject %s, object_info is None=%s", name_of(bucket, key), object_info is None)
-        get_object_info: GetObjectInfo = partial(self.head_object, bucket, key)
-        if object_info is not None:
-            get_object_info = partial(_identity, object_info)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("GetObject %s, object_info is None=%s", name_of(bucket, key), object_info is None)
+        get_object_info: GetObjectInfo = (
+            partial(self.head_object, bucket, key) if object_info is None else partial(_identity, object_info)
+        )
         get_stream: GetStreamCallable = partial(self._get_object_stream, bucket, key)
         if start is not None or end is not None:
             kind = S3ReaderConstructor.get_reader_type_string(reader_constructor)

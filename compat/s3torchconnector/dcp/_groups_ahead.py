@@ -14,7 +14,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, cast
 
-from s3dlio.engine.pool.ahead import Ahead, AheadRequest
+from s3dlio.engine.pool.ahead import Ahead
+from s3dlio.engine.pool.parted import Wanted
 
 from ...s3torchconnectorclient._errors import KEY_MISSING, translated
 from .._s3client import S3Client
@@ -148,8 +149,8 @@ def _groups_of(constructor: DCPOptimizedConstructor) -> Iterator[_Group]:
                 yield _Group(bucket, key, group.start, group.end)
 
 
-def _requests(native: MountpointS3Client, groups: list[_Group]) -> Iterator[AheadRequest]:
-    return (AheadRequest(*native.place(bucket, key), start=start, end=end) for bucket, key, start, end in groups)
+def _requests(native: MountpointS3Client, groups: list[_Group]) -> Iterator[Wanted]:
+    return (Wanted(*native.place(bucket, key), start=start, end=end) for bucket, key, start, end in groups)
 
 
 def _streams_itself(client: S3Client) -> bool:

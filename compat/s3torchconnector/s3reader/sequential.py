@@ -63,12 +63,14 @@ class SequentialS3Reader(BufferedS3Reader):
 
     def read(self, size: int | None = None) -> Any:
         check_size(size)
-        if self._position_at_end():
-            return b""
-        self._open()
         start = self._position
+        if start == self._size:
+            return b""
+        if self._stream is None:
+            self._open()
         if size is None or size < 0:
-            self._fetch_to(sys.maxsize)
+            if not self._is_complete:
+                self._fetch_to(sys.maxsize)
             only = self._pieces.only
             whole = start == 0 and isinstance(only, BytesView)
             data = only if whole else self._pieces.read(start, self._pieces.nbytes)
@@ -107,7 +109,8 @@ class SequentialS3Reader(BufferedS3Reader):
             if self._failure is not None:
                 name = name_of(self._bucket, self._key)
                 raise S3Exception(f"Reading {name} broke off before: {self._failure}")
-            self._open()
+            if self._stream is None:
+                self._open()
             try:
                 self._fetch(self._stream, stop)
             except BaseException as error:
@@ -121,9 +124,7 @@ class SequentialS3Reader(BufferedS3Reader):
     def _fetch(self, stream: Any, stop: int) -> None:
         """Takes the next chunk; or all that is left, where most of it is wanted."""
         read_rest = getattr(stream, "read_rest", None)
-        fetched = self._pieces.nbytes
-        wants_all = stop == sys.maxsize or (self._size is not None and 2 * (stop - fetched) >= self._size - fetched)
-        if read_rest is not None and wants_all:
+        if read_rest is not None and self._wants_all(stop):
             piece, is_last = read_rest(), True
         else:
             piece = next(stream, None)
@@ -134,6 +135,10 @@ class SequentialS3Reader(BufferedS3Reader):
             self._is_complete = True
             self._size = self._pieces.nbytes
             self._stream = iter(())
+
+    def _wants_all(self, stop: int) -> bool:
+        fetched = self._pieces.nbytes
+        return stop == sys.maxsize or (self._size is not None and 2 * (stop - fetched) >= self._size - fetched)
 
 
 def _nothing() -> None:
