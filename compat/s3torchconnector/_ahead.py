@@ -209,8 +209,11 @@ class _Shared:
         passed_over = number - self._next if self._next else 0
         if passed_over >= 0:
             self._next = number + 1
-        wasted = self._num_wasted + max(passed_over, 0) - 1
-        self._num_wasted = wasted = min(max(wasted, -_NUM_PASSED_OVER), 2 * _NUM_PASSED_OVER)
+        wasted = self._num_wasted - 1
+        if passed_over > 0:
+            wasted = min(wasted + passed_over, 2 * _NUM_PASSED_OVER)
+        if wasted >= -_NUM_PASSED_OVER:
+            self._num_wasted = wasted
         return wasted > _NUM_PASSED_OVER
 
     def _begin(self, number: int, one: S3BucketKeyData) -> tuple[_Requests, Ahead]:

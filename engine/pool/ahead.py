@@ -304,8 +304,9 @@ class Ahead:
 
     def _note_end(self, number: int, entry: _Entry, read: PartedRead, loop: FetchLoop) -> None:
         if read.view is not None:
-            self._seen_bytes = len(read.view)
-            self._hold(entry, self._seen_bytes)
+            self._seen_bytes = num_bytes = len(read.view)
+            if num_bytes != entry.num_bytes:
+                self._hold(entry, num_bytes)
         elif isinstance(read.error, InsufficientMemoryError):
             self._make_room(number, entry, loop)
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import settings
@@ -100,9 +99,11 @@ class Rooms:
                     if num is None:
                         num = guess
                 if 0 < num <= _MAX_GUESS_BYTES and fetch.end is None and not fetch.start:
-                    # Where memory is short, the request itself finds out how much it needs, and fails by itself if it must.
-                    with suppress(S3dlioError):
+                    try:
                         fetch.out = self._room(fetch, num)
+                    except S3dlioError:
+                        # Memory is short: the request itself finds out how much it needs, and fails by itself if it must.
+                        continue
 
     def result(self, fetch: ViewFetch) -> BytesView:
         """Returns the view of a request that is done.
