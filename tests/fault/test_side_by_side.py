@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from s3dlio.engine.ops.perform import Place
 from s3dlio.engine.pool.inline import inline_fetcher
 from s3dlio.engine.stores.base import Operation
 from s3dlio.engine.stores.registry import locate
+from tests.fault.conftest import PointAt
 from tests.support.object_server import ObjectServer
+from tests.support.scripted_server import Connection
+from tests.support.write_server import WriteServer
 
 
 def fill(served: ObjectServer, num: int) -> list[str]:
@@ -68,3 +72,30 @@ def test_an_error_that_is_none_of_ours_goes_to_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         [*inline_fetcher().run_many([("broken", broken())], 2)]
     assert [*inline_fetcher().run_many([], 2)] == []
+
+
+def test_a_long_payload_is_on_its_way_before_the_next_is_made(
+    quick_settings: None, s3_env: PointAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    read_body = Connection.read_body
+
+    def note(connection: Connection, headers: Mapping[str, str]) -> bytes:
+        begun.set()
+        return read_body(connection, headers)
+
+    with WriteServer() as server:
+        s3_env(server.url)
+        s3dlio.put_bytes("s3://bucket/warm", b"so that there is a connection")
+        monkeypatch.setattr(Connection, "read_body", note)
+        seen: list[bool] = []
+
+        def items() -> Iterator[tuple[str, bytes]]:
+            yield "s3://bucket/first", bytes(2 << 20)
+            seen.append(begun.wait(5))
+            yield "s3://bucket/second", b"2"
+
+        s3dlio.put_many(items(), max_in_flight=2)
+        s3dlio.shutdown()
+        assert seen == [True]
+        assert len(server.objects["/bucket/first"].data) == 2 << 20
