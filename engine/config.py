@@ -100,7 +100,7 @@ def settings(**overrides: Any) -> Settings:
             if _current is None:
                 _current = _resolve(_layers())
             found = _current
-    given = {name: value for name, value in overrides.items() if value is not None}
+    given = {name: value for name, value in overrides.items() if value is not None} if overrides else None
     if not given:
         return found
     return _resolve([("argument", msgspec.structs.asdict(found)), ("argument", given)])

@@ -267,7 +267,8 @@ class AnswerReceiver(HeadBuffer):
             self._ends_here |= self._head_used > self._head_end
             return self._complete()
         bound = MAX_ERROR_BODY_BYTES if self._is_error else getattr(fetch, "max_body_bytes", MAX_ERROR_BODY_BYTES)
-        if head.is_chunked:
+        # The parser refuses a head that gives both.
+        if head.length is None and head.is_chunked:
             return self._begin_chunks(head, 2 * bound if self._is_error else bound)
         if head.length is None and not self._is_error:
             raise ProtocolError("the answer has neither a length nor chunks", status=head.status)

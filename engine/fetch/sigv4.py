@@ -336,6 +336,8 @@ def _encode(text: str, safe: bytes, table: tuple[str, ...]) -> str:
 
 def _trim_all(value: str) -> str:
     """Returns `value` without outer spaces and with inner runs of them made one: Trimall of the specification."""
+    if " " not in value and "\t" not in value:
+        return value
     return " ".join([word for word in value.replace("\t", " ").split(" ") if word])
 
 

@@ -8,7 +8,7 @@ Source: "Checking object integrity in Amazon S3", Amazon S3 User Guide.
 
 from __future__ import annotations
 
-import base64
+import binascii
 from collections.abc import Callable
 from typing import Final
 
@@ -69,4 +69,4 @@ def is_refusal_of_sum(error: S3dlioError) -> bool:
 
 def encode_sum(algorithm: str, value: int) -> str:
     """Returns a checksum as headers and documents have it: big-endian, in base64."""
-    return base64.b64encode(value.to_bytes(_NUM_BYTES[algorithm], "big")).decode()
+    return binascii.b2a_base64(value.to_bytes(_NUM_BYTES[algorithm], "big"), newline=False).decode()
