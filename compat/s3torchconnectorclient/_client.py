@@ -249,7 +249,14 @@ def _limits(part_size: int, max_attempts: int) -> Settings:
         name = "max_attempts" if text is None else "AWS_MAX_ATTEMPTS"
         raise S3Exception(f"invalid configuration: {name} must be a whole number above 0, not {attempts!r}")
     above = max(settings().split_above_bytes, part_size)
-    return settings(max_attempts=int(attempts), part_bytes=part_size, put_part_bytes=part_size, split_above_bytes=above)
+    return settings(
+        max_attempts=int(attempts),
+        part_bytes=part_size,
+        put_part_bytes=part_size,
+        split_above_bytes=above,
+        # As upstream. Until it is known that there are parts, all is kept.
+        multipart_above_bytes=min(settings().multipart_above_bytes, part_size),
+    )
 
 
 def _requests_for(gbps: float) -> int:

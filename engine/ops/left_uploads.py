@@ -21,14 +21,16 @@ from typing import Any, Final
 from ..errors import S3dlioError
 from ..pool.inline import inline_fetcher
 from ..stores.base import Upload, run
+from .under_way import UnderWay
 from .uploads import throw_away
 
 
 class LeftUpload:
     """An upload that was begun, as it is known to whoever may have to abort it."""
 
-    def __init__(self, upload: Upload, uri: str) -> None:
+    def __init__(self, upload: Upload, uri: str, parts: UnderWay) -> None:
         self._upload = upload
+        self._parts = parts
         self._uri = uri
         self._pid = os.getpid()
         _open[id(self)] = self
@@ -49,6 +51,7 @@ class LeftUpload:
     def abort(self) -> None:
         """Aborts it, unless that was done; a silent server is given a few seconds. Errors go to the log."""
         if self.forget():
+            self._parts.settle()
             run(throw_away(self._upload, self._uri), inline_fetcher().run_briefly)
 
 

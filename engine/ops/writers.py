@@ -3,7 +3,10 @@
 Rules:
 
 * What is short enough is one request, at `close`. Of what is longer, parts are sent from where they are: as many as a call of `write`
-  brings, side by side, and it returns when they have gone. What is left over, a part at most, is kept.
+  brings, side by side, and it returns when they have ended. What is left over, a part at most, is kept.
+* The last whole part of a call is copied and left under way, with what was kept and is a part now, while the caller makes what it writes
+  next: so computing and sending overlap, for three parts of memory (`under_way.py`). Local stores, and those that take one part after the
+  other, leave nothing.
 * The last byte is never sent before `close`, which completes the object.
 * Whatever fails ends the writer, and what was sent is thrown away: by an error, by Ctrl-C, by `abort`, and where the writer is dropped.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import closing
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -24,6 +27,7 @@ from ..stores.base import Operation, Runner, Store, Upload, run
 from .left_uploads import LeftUpload, abort_dropped
 from .objects import check_key
 from .perform import check_in_flight
+from .under_way import UnderWay
 from .uploads import put_whole, throw_away
 
 if TYPE_CHECKING:
@@ -31,8 +35,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NOTHING: Final = memoryview(bytearray())
+
+_Parts = list[tuple[int, memoryview]]
+
 _STEPS: Final = 10
 """Parts are of one size for a tenth of what an object may have, and twice as long after that: parts of 5 MiB come to 5 TiB."""
+_SHORT_BYTES: Final = 1 << 20
+"""What has no more is kept where it costs least to have some memory for a moment."""
 
 
 class ObjectWriter:
@@ -70,12 +80,16 @@ class ObjectWriter:
             raise ConfigurationError(f"part_bytes must be an int of at least 1, not {part_bytes!r}")
         self._store = store
         self._key = key
-        self._max_in_flight = check_in_flight(max_in_flight)
         self._create_only = create_only
+        self._under_way = UnderWay(check_in_flight(max_in_flight), self._limits)
         self._whole_bytes = min(self._limits.multipart_above_bytes, store.max_put_bytes)
         """What is kept until it is known that there will be parts."""
-        self._kept = memoryview(bytearray())
+        self._kept = _NOTHING
         """Memory for what is not sent yet."""
+        self._left_blocks: list[memoryview] = []
+        """Memory that parts are sent from while nobody waits for them."""
+        self._free: list[memoryview] = []
+        """Such that may be used again."""
         self._num_kept = 0
         self._num_bytes = 0
         self._upload: Upload | None = None
@@ -138,7 +152,9 @@ class ObjectWriter:
                 if self._upload is None:
                     self._run(put_whole(self._store, self._key, data, self._create_only))
                 else:
-                    self._run(self._upload.put_part(self._num_parts, data, is_last=True))
+                    self._under_way.begin([self._upload.put_part(self._num_parts, data, is_last=True)])
+                    self._under_way.wait()
+                    self._under_way.end()
                     self._run(self._upload.complete())
             except BaseException as error:
                 self._fail(error)
@@ -155,6 +171,7 @@ class ObjectWriter:
         with self._lock:
             self._error = None
             if not self._is_closed:
+                self._under_way.settle()
                 self._throw_away(partial(inline_fetcher().run, limits=self._limits))
 
     def __reduce__(self) -> NoReturn:
@@ -191,43 +208,75 @@ class ObjectWriter:
     def _make_room(self, num_bytes: int) -> None:
         if len(self._kept) >= num_bytes:
             return
-        # Here, since numpy is heavy. A bytearray would be filled with zeros; of this, the system gives pages where they are touched, so it
-        # costs nothing to make it long.
-        import numpy as np
-
-        kept = np.empty(max(num_bytes, self._part_bytes if self._upload else self._whole_bytes), np.uint8).data
+        if self._upload:
+            kept = self._take_block(num_bytes)
+        elif num_bytes <= _SHORT_BYTES:
+            kept = _new_bytes(max(num_bytes, min(self._whole_bytes, _SHORT_BYTES)))
+        else:
+            kept = _new_block(max(num_bytes, self._whole_bytes))
         kept[: self._num_kept] = self._kept[: self._num_kept]
         self._kept = kept
+
+    def _take_block(self, num_bytes: int) -> memoryview:
+        while self._free:
+            block = self._free.pop()
+            if num_bytes <= len(block) <= self._part_bytes:
+                return block
+        return _new_block(max(num_bytes, self._part_bytes))
 
     # What is sent.
 
     def _send(self, payload: memoryview) -> None:
         """Sends what makes whole parts, and keeps the rest: a byte at least, a part at most."""
+        self._under_way.check()
         upload = self._upload or self._begin()
-        parts, begin, position = self._cut(upload, payload)
-        in_flight = 1 if upload.is_sequential else self._max_in_flight
-        begun = ((None, upload.put_part(number, data, is_last=False)) for number, data in parts)
-        with closing(inline_fetcher().run_many(begun, in_flight, self._limits)) as ended:
-            for _, error in ended:
-                if isinstance(error, S3dlioError):
-                    raise error
-        rest = self._num_kept - begin
-        self._kept[:rest] = self._kept[begin : self._num_kept]
-        self._num_kept = rest
+        ours, theirs, begin, position = self._cut(upload, payload)
+        if ours or theirs:
+            can_leave = not (upload.is_sequential or self._store.wire.is_local)
+            last = theirs.pop() if can_leave and theirs else None
+            self._under_way.begin(_put(upload, theirs if can_leave else ours + theirs))
+            self._under_way.wait()
+            self._free += self._left_blocks
+            self._left_blocks.clear()
+            kept, num_rest = self._kept, self._num_kept - begin
+            if can_leave and ours:
+                self._leave(upload, ours, kept)
+                self._kept = _NOTHING
+            if last is not None:
+                number, data = last
+                block = self._take_block(len(data))
+                block[: len(data)] = data
+                self._leave(upload, [(number, block[: len(data)])], block)
+            self._num_kept = 0
+            self._keep(kept[begin : begin + num_rest])
         self._keep(payload[position:])
+
+    def _leave(self, upload: Upload, parts: _Parts, block: memoryview) -> None:
+        self._under_way.leave(_put(upload, parts))
+        if len(block) <= self._part_bytes:
+            self._left_blocks.append(block)
 
     def _begin(self) -> Upload:
         upload = self._run(self._store.begin_upload(self._key, self._create_only))
         self._upload = upload
-        self._left = LeftUpload(upload, self._store.root + self._key)
+        self._left = LeftUpload(upload, self._store.root + self._key, self._under_way)
         least = upload.min_part_bytes
         wanted = max(self._part_bytes, least)
-        self._part_bytes = -(-wanted // least) * least if upload.is_sequential else wanted
+        if upload.is_sequential:
+            self._part_bytes = -(-wanted // least) * least
+            self._under_way.max_in_flight = 1
+        else:
+            self._part_bytes = wanted
         return upload
 
-    def _cut(self, upload: Upload, payload: memoryview) -> tuple[list[tuple[int, memoryview]], int, int]:
-        """Returns the parts of what is kept and of `payload` behind it, with how far each of the two has come."""
-        parts = []
+    def _cut(self, upload: Upload, payload: memoryview) -> tuple[_Parts, _Parts, int, int]:
+        """Cuts parts out of what is kept and of `payload` behind it.
+
+        Returns:
+            Those in the writer's own memory, those of `payload`, and how far the two have come.
+        """
+        ours: _Parts = []
+        theirs: _Parts = []
         begin = position = 0
         while self._num_kept - begin + len(payload) - position > self._part_bytes:
             if begin < self._num_kept:
@@ -235,22 +284,24 @@ class ObjectWriter:
                 missing = max(0, end - self._num_kept)
                 self._keep(payload[position : position + missing])
                 position += missing
-                parts.append((self._num_parts, self._kept[begin:end]))
+                ours.append((self._num_parts, self._kept[begin:end]))
                 begin = end
             else:
-                parts.append((self._num_parts, payload[position : position + self._part_bytes]))
+                theirs.append((self._num_parts, payload[position : position + self._part_bytes]))
                 position += self._part_bytes
             self._num_parts += 1
             if self._num_parts % max(1, upload.max_parts // _STEPS) == 0:
                 self._part_bytes *= 2
-        return parts, begin, position
+        return ours, theirs, begin, position
 
     # The end.
 
     def _end(self) -> None:
         self._is_closed = True
         self._upload = None
-        self._kept = memoryview(b"")
+        self._kept = _NOTHING
+        self._left_blocks.clear()
+        self._free.clear()
         self._num_kept = 0
         if self._left is not None:
             self._left.forget()
@@ -262,7 +313,10 @@ class ObjectWriter:
             self._error = rebuild_error(error.to_info())
         else:
             self._error = ValueError("writing was interrupted, and nothing of the object is there")
-        self._throw_away(inline_fetcher().runner_of_last_requests(error))
+        try:
+            self._under_way.hang_up(GeneratorExit() if isinstance(error, S3dlioError) else error)
+        finally:
+            self._throw_away(inline_fetcher().runner_of_last_requests(error))
 
     def _throw_away(self, runner: Runner) -> None:
         upload, left = self._upload, self._left
@@ -274,3 +328,22 @@ class ObjectWriter:
 
     def _run(self, operation: Operation[T]) -> T:
         return run(operation, partial(inline_fetcher().run, limits=self._limits))
+
+
+def _put(upload: Upload, parts: _Parts) -> Iterator[Operation[None]]:
+    return (upload.put_part(number, data, is_last=False) for number, data in parts)
+
+
+def _new_bytes(num_bytes: int) -> memoryview:
+    """Returns memory that costs what is written to it: a bytearray would be filled with zeros, of this the system gives pages as needed."""
+    # Here, since numpy is heavy.
+    import numpy as np
+
+    return np.empty(num_bytes, np.uint8).data
+
+
+def _new_block(num_bytes: int) -> memoryview:
+    """Returns memory for parts, which goes back to the system: what `malloc` was given back in the middle of its own is kept by it."""
+    from ..memory.view import private_view
+
+    return private_view(num_bytes).data
