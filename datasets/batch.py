@@ -83,17 +83,15 @@ def rows_of(view: Bytes, num: int, rows: Rows) -> Bytes:
     return plain.reshape(num, rows.stride)[:, : rows.nbytes]
 
 
-def zero_tails(array: Bytes, sizes: Sequence[int]) -> None:
+def zero_tails(array: Bytes, sizes: NDArray[np.int64]) -> None:
     """Zeroes what lies behind the objects of a padded batch.
 
     Args:
         array: (num, nbytes); row i holds an object of `sizes[i]` bytes.
         sizes: One for each row.
     """
-    nbytes = array.shape[1]
-    for row, size in enumerate(sizes):
-        if size < nbytes:
-            array[row, size:] = 0
+    for row in np.flatnonzero(sizes < array.shape[1]).tolist():
+        array[row, sizes[row] :] = 0
 
 
 def close_gaps(array: Bytes, gaps: Collection[int]) -> Bytes:

@@ -170,18 +170,19 @@ def row_batches(
             # Whoever keeps the error keeps this frame, and is not to keep the slot of the batch with it.
             item.pop_view()
             raise
-        num = len(item.sizes)
+        uris = item.uris
+        num = len(uris)
         array = rows_of(item.pop_view(), num, rows)
-        lengths = np.array(item.sizes, np.int64)
-        if is_padded:
-            zero_tails(array, item.sizes)
+        lengths = np.array(item.sizes, np.int64) if is_padded else None
+        if lengths is not None:
+            zero_tails(array, lengths)
         if errors:
             array = close_gaps(array, errors)
-            lengths = np.delete(lengths, [*errors])
-        uris = [uri for at, uri in enumerate(item.uris) if at not in errors]
+            lengths = None if lengths is None else np.delete(lengths, [*errors])
+            uris = [uri for at, uri in enumerate(uris) if at not in errors]
         value: Any = _read_npy_rows(array, uris, judge) if is_npy else array
         del array
-        delivery = Delivery(value, num, uris, lengths if is_padded else None, is_empty=not len(value))
+        delivery = Delivery(value, num, uris, lengths, is_empty=not len(value))
         del value
         yield delivery
 

@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from s3dlio.engine.errors import ConfigurationError
@@ -79,26 +79,30 @@ def pack_file_version(size: int | None, version: str) -> bytes | None:
 
 
 def read_rows(
-    rows: Iterable[tuple[bytes, int]], beginnings: tuple[str, ...]
-) -> Iterator[tuple[str, int | None, str | None]]:
-    """Yields URI, size and version of objects: what an `Entry` has, and is too slow to be made of.
+    rows: memoryview, places: Iterable[tuple[int, int, int]], beginnings: tuple[str, ...]
+) -> list[tuple[str, int | None, str | None]]:
+    """Returns URI, size and version of objects: what an `Entry` has, and is too slow to be made of.
 
     Args:
-        rows: Each with the size of its object, -1 where unknown.
+        rows: All of them.
+        places: Of each that is asked for, where it begins and ends, and the size of its object, -1 where unknown.
         beginnings: What URIs begin with, by number.
     """
-    for row, size in rows:
+    found = []
+    for start, end, size in places:
+        row = bytes(rows[start:end])
         head = row[0] | row[1] << 8
         form = head & 3
         version: str | None
-        if form == ETAG:
+        if form == NONE:
+            version, rest = None, row[2:]
+        elif form == ETAG:
             version, rest = row[2:18].hex(), row[18:]
         elif form == FILE:
             mtime_ns, inode = _PAIR.unpack_from(row, 2)
             version, rest = f"{size}-{mtime_ns}-{inode}", row[18:]
-        elif form == TEXT:
-            end = 4 + _LENGTH.unpack_from(row, 2)[0]
-            version, rest = row[4:end].decode(*UTF8), row[end:]
         else:
-            version, rest = None, row[2:]
-        yield beginnings[head >> _FORM_BITS] + rest.decode(*UTF8), None if size < 0 else size, version
+            stop = 4 + _LENGTH.unpack_from(row, 2)[0]
+            version, rest = row[4:stop].decode(*UTF8), row[stop:]
+        found.append((beginnings[head >> _FORM_BITS] + rest.decode("utf-8", "surrogatepass"), None if size < 0 else size, version))
+    return found

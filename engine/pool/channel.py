@@ -50,6 +50,8 @@ class Hub:
         self._socket = self._context.socket(zmq.ROUTER)
         _configure(self._socket)
         self._folder: str | None = None
+        self.is_armed = False
+        """Whether the descriptor tells of all that arrives from now on: nothing had when it was looked last, and nothing was sent since."""
         self._door_fd = -1
         """The socket behind the first door, after it has lost its name."""
 
@@ -94,6 +96,7 @@ class Hub:
 
     def send(self, worker: int, batch: bytes) -> bool:
         """Queues a batch for a worker; False if that worker is not there any more."""
+        self.is_armed = False
         try:
             self._socket.send_multipart((_identity(worker), batch), flags=zmq.NOBLOCK)
         except (zmq.Again, zmq.ZMQError):
@@ -109,7 +112,9 @@ class Hub:
 
     def has_news(self) -> bool:
         """Whether something has arrived; also arms the descriptor after a send."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        has_news = bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        self.is_armed = not has_news
+        return has_news
 
     def close(self) -> None:
         """Closes the socket and its thread; what was not sent is dropped."""

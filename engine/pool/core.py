@@ -44,8 +44,14 @@ _LOOK_SOON_S = 0.05
 """The same while others are on their way: workers wait for them."""
 _QUIET_S = 0.2
 """After so long a wait the connections to the workers are looked at: far longer than a wait lasts where anything moves."""
+_JUDGED_S = 0.01
+"""Workers are judged after so long a wait, or several: it costs as much as to take what one of them says."""
 _TAKES_PER_MOVE = 64
 """Commands are sent in batches: after so many objects taken, or a quarter of what is in flight. A message costs what ten objects do."""
+_NO_ROOT = "\0"
+"""No URI begins with it."""
+_MAX_PLAIN_KEY = 256
+"""Longer keys are looked at closely."""
 
 
 class Core:
@@ -100,6 +106,8 @@ class Core:
         self._local_owners: dict[int, int] = {}
         """By part that is read here: the worker that the scheduler gave it to."""
         self._num_takes = 0
+        self._unjudged_s = 0.0
+        """Time waited since workers were last judged."""
         self._last_death: WorkerDied | None = None
         self._last_uri: str | None = None
         self.num_restarts = 0
@@ -144,7 +152,7 @@ class Core:
             if type(one) is str:
                 uri = one
             elif type(one) is Group and run.takes_groups:
-                self.scheduler.offer_group(run, [*map(self._find, one.refs)], one.stride)
+                self.scheduler.offer_group(run, self._find(one.refs), one.stride)
                 continue
             else:
                 uri = str(getattr(one, "uri", one))
@@ -160,19 +168,29 @@ class Core:
             else:
                 offer(run, uri, known[0], key, size, version, hint_of(uri) if size is None else None)
 
-    def _find(self, one: Wanted) -> Member:
-        """Returns a member of a group, or why there is none."""
-        uri = one if type(one) is str else str(getattr(one, "uri", one))
-        try:
-            uri, size, version = (one, None, None) if type(one) is str else facts_of(one)
-            store, key = locate(uri)
-            if self._num_procs and not uri.isascii():
-                check_sendable(uri, version)
-            known = self._stores.get(id(store)) or self._open(store)
-        except S3dlioError as error:
-            error.uri = error.uri or uri
-            return Member(uri, -1, "", None, None, error)
-        return Member(uri, known[0], key, size, version)
+    def _find(self, refs: Iterable[Wanted]) -> list[Member]:
+        """Returns the members of a group; those that mean nothing have failed."""
+        members, root, number, is_sent = [], _NO_ROOT, -1, self._num_procs > 0
+        for one in refs:
+            uri = one if type(one) is str else str(getattr(one, "uri", one))
+            try:
+                uri, size, version = (one, None, None) if type(one) is str else facts_of(one)
+                key = uri[len(root) :]
+                # Most have the store of the one before. What `locate` would look at in such a case is looked at here.
+                if not (uri.startswith(root) and 0 < len(key) < _MAX_PLAIN_KEY and "\0" not in key):
+                    store, key = locate(uri)
+                    number = (self._stores.get(id(store)) or self._open(store))[0]
+                    root = uri[: len(uri) - len(key)]
+                    if not uri.endswith(key) or not root.endswith("/") or root.endswith("//"):
+                        root = _NO_ROOT
+                if is_sent and not uri.isascii():
+                    check_sendable(uri, version)
+            except S3dlioError as error:
+                error.uri = error.uri or uri
+                members.append(Member(uri, -1, "", None, None, error))
+            else:
+                members.append(Member(uri, number, key, size, version))
+        return members
 
     def take(self, run: Run) -> Item | None:
         """Returns the next item with its view, or FAILED, if it is there."""
@@ -237,6 +255,10 @@ class Core:
         if not self._num_procs:
             return  # nothing here hangs without its caller hanging
         self._supervisor.note_wait(seconds)
+        self._unjudged_s += seconds
+        if self._unjudged_s < _JUDGED_S:
+            return
+        self._unjudged_s = 0.0
         for worker in self._crew.indices:
             starting_s = self._crew.starting_for_s(worker)
             if starting_s is not None:

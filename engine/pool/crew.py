@@ -106,6 +106,8 @@ class Crew:
         self._members: dict[int, _Member] = {}
         self._by_pidfd: dict[int, _Member] = {}
         self._num_started = 0
+        self._has_looked = False
+        """Whether a wait has looked for deaths since the last `poll`."""
 
     @property
     def indices(self) -> list[int]:
@@ -150,7 +152,11 @@ class Crew:
 
     def poll(self) -> Iterator[Reported | WorkerDied]:
         """Yields what has happened, without waiting: what was said, and then who has died."""
-        self._note_deaths(self._epoll.poll(0))
+        if self._has_looked:
+            # Whoever waited has just looked, and who dies from now on ends the next wait.
+            self._has_looked = False
+        else:
+            self._note_deaths(self._epoll.poll(0))
         yield from self._receive()
         deaths = [member for member in self._members.values() if member.is_over and member.process.poll() is not None]
         if deaths:
@@ -161,12 +167,13 @@ class Crew:
 
     def has_news(self) -> bool:
         """Whether `poll` would have something; to be asked before `wait`, or a wake-up is lost."""
-        return self._hub.has_news()
+        return not self._hub.is_armed and self._hub.has_news()
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something happens, at most `timeout_s`. Needs no lock: it touches nothing but the epoll set."""
         events = self._epoll.poll(timeout_s)
         self._note_deaths(events)
+        self._has_looked = True
         if any(fd == self._wake_fd for fd, _ in events):
             # Several threads may have been woken by one call; the first takes it.
             with contextlib.suppress(BlockingIOError):

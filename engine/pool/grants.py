@@ -32,6 +32,7 @@ from .messages import CancelPart, Command, FetchPart, FindSum, SupplySpace
 
 if TYPE_CHECKING:
     from ..memory.slots import Slot, Slots
+    from .groups import Member
 
 _FIRST_GUESS_BYTES: Final = 128 << 10
 _FIRST_OBJECTS: Final = 32
@@ -277,9 +278,12 @@ class Grants(Ledger):
             self._send_unsent()
 
     def _send_group(self, item: GroupItem) -> None:
-        for part in item.begin():
-            (self._suspects if part.target.is_suspect else self._unsent).append(part)
-            item.num_unfinished += 1
+        parts = item.begin()
+        item.num_unfinished += len(parts)
+        if item.has_suspects:
+            self._suspects += [part for part in parts if part.target.is_suspect]
+            parts = [part for part in parts if not part.target.is_suspect]
+        self._unsent += parts
         if item.num_unfinished:
             self._send_unsent()
         else:
@@ -318,15 +322,32 @@ class Grants(Ledger):
             item.num_unfinished += 1
 
     def _send_unsent(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for position, part in enumerate(unsent):
-            worker = self._least_loaded()
-            if worker is None:
-                self._unsent.extend(unsent[position:])
-                return
-            self._send(part, worker)
+        unsent = self._unsent
+        workers = self._choose(len(unsent))
+        self._unsent = unsent[len(workers) :]
+        for part, worker in zip(unsent, workers, strict=False):
+            if part.member is None:
+                self._send(part, worker)
+            else:
+                self._send_member(part, part.member, worker)
+
+    def _choose(self, num: int) -> list[Worker]:
+        """Returns who gets the next `num` parts, or as many as may be sent: whoever has the least to do by then, as `_least_loaded`."""
+        workers = [worker for worker in self._workers.values() if worker is not self._reserved]
+        loads = [worker.num_parts for worker in workers]
+        chosen: list[Worker] = []
+        while len(chosen) < num and (least := min(loads, default=self.depth)) < self.depth:
+            lowest = [worker for worker, load in zip(workers, loads, strict=True) if load == least]
+            above = min([load for load in loads if load > least], default=self.depth)
+            # They take turns until they have as many as the next one.
+            chosen += lowest * min(above - least, -((len(chosen) - num) // len(lowest)))
+            loads = [max(load, above) for load in loads]
+        return chosen[:num]
 
     def _send(self, part: Part, worker: Worker) -> None:
+        if part.member is not None:
+            self._send_member(part, part.member, worker)
+            return
         item = part.item
         slot = item.slot
         assert slot is not None
@@ -339,18 +360,31 @@ class Grants(Ledger):
         if item.num_parts == 1:
             # A plain GET, without a Range header. Nothing of the object is in yet, so only the caller's own version counts.
             command = FetchPart(number, item.store, item.key, 0, None, item.size, item.version, slot.start, slot.nbytes)
+        elif part.is_question:
+            command = FindSum(number, item.store, item.key)
         else:
-            start, end, member = part.start, part.end, part.member
+            start, end = part.start, part.end
             assert end is not None
+            algorithm = None if item.whole_sum is None else item.whole_sum.expected.algorithm
             offset, room = slot.start + start, end - start
-            if part.is_question:
-                command = FindSum(number, item.store, item.key)
-            elif member is None:
-                algorithm = None if item.whole_sum is None else item.whole_sum.expected.algorithm
-                command = FetchPart(number, item.store, item.key, start, end, item.size, part.version, offset, room, -1, algorithm)
-            else:
-                command = FetchPart(number, member.store, member.key, 0, None, member.size, member.version, offset, room, slot.start)
+            facts = (item.size, part.version, offset, room, -1)
+            command = FetchPart(number, item.store, item.key, start, end, *facts, algorithm)  # type: ignore[arg-type]
         worker.commands.append(command)
+
+    def _send_member(self, part: Part, member: Member, worker: Worker) -> None:
+        """As `_send`, in fewer steps: there is one for each sample of a batch."""
+        slot, start, end = part.item.slot, part.start, part.end
+        assert slot is not None
+        assert end is not None
+        self._last_part = part.id = number = self._last_part + 1
+        part.worker = worker.index
+        self._parts[number] = part
+        worker.num_parts += 1
+        self.num_in_flight += 1
+        place, group = slot.start + start, slot.start
+        worker.commands.append(
+            FetchPart(number, member.store, member.key, 0, None, member.size, member.version, place, end - start, group)
+        )
 
 
 def _latest_first(items: Iterable[Item]) -> list[Item]:

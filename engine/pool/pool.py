@@ -201,7 +201,9 @@ class Pool:
                     taken = take(core, run)
                     if taken is not None:
                         return taken
-                    must_wait = not (has_moved or is_cut) and self._must_wait(core, run, patience)
+                    # What has come may be no use to this run: then there is nothing more to offer, and all that was granted is sent.
+                    is_through = not has_moved or not core.scheduler.num_wanted(run)
+                    must_wait = is_through and not is_cut and self._must_wait(core, run, patience)
                     if must_wait:
                         core.waiting.add(run)
                 except BaseException as error:

@@ -153,7 +153,7 @@ class Scheduler(Grants):
         if isinstance(item, GroupItem):
             self.num_delivered += len(item.members) - num_failed
             self.num_bytes += sum(item.sizes)
-            self.num_verified += sum(member.is_verified for member in item.members)
+            self.num_verified += sum([member.is_verified for member in item.members])
 
     def take_all(self, run: Run) -> list[Item]:
         """Returns all that an unordered run without groups has ready now, as `take` does one by one."""

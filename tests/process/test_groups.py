@@ -145,6 +145,38 @@ def test_members_may_be_in_different_stores(bucket: Bucket, procs: int, tmp_path
         assert wait_quiet(pool)["objects"] == 24
 
 
+def test_a_member_is_found_in_company_as_it_is_alone(tmp_path: Path) -> None:
+    path = tmp_path.as_uri()
+    uris = [f"memory://one/{key}" for key in ("a", "b/c", "d//e", "f%20g", "é", "k" * 255, "k" * 256, "n\0", "")]
+    uris += [
+        "memory://two/a",
+        f"{path}/a",
+        f"{path}/b",
+        "file://elsewhere/a",
+        f"direct{path[4:]}/a",
+        "memory://one/z",
+        "nonsense",
+        "x://y",
+    ]
+    with s3dlio.Pool(procs=1, memory_bytes="16MiB") as pool:
+        core = pool._current()
+
+        def found(refs: list[str]) -> list[tuple[object, ...]]:
+            return [
+                (one.uri, one.store, one.key, one.error and (type(one.error), one.error.message))
+                for one in core._find(refs)
+            ]
+
+        alone = [found([uri])[0] for uri in uris]
+        for company in (
+            uris,
+            uris[::-1],
+            [uri for uri in uris for _ in range(2)],
+            [one for uri in uris for one in (uris[0], uri)],
+        ):
+            assert found(company) == [alone[uris.index(uri)] for uri in company]
+
+
 def test_members_that_fail_leave_holes_and_each_says_why(bucket: Bucket, procs: int) -> None:
     uris = bucket.fill(8, 10 * KIB)
     long = bucket.add("long", 10 * KIB + 1)

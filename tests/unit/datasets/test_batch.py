@@ -56,7 +56,7 @@ def test_rows_are_a_view_of_the_slot():
 
 def test_what_lies_behind_shorter_objects_is_zeroed():
     array = rows_of(_numbered(3, 4) + 1, 3, Rows(4, 4))
-    zero_tails(array, [4, 1, 0])
+    zero_tails(array, np.array([4, 1, 0]))
     assert array.tolist() == [[1, 2, 3, 4], [5, 0, 0, 0], [0, 0, 0, 0]]
 
 

@@ -466,3 +466,18 @@ def test_groups_of_two_runs_are_not_taken_for_one() -> None:
     desk.groups("cd")
     groups = {command.key: command.group for command in desk.fetches()}
     assert groups["a"] == groups["b"] != groups["c"] == groups["d"]
+
+
+@pytest.mark.parametrize("loads", [(0,), (5,), (0, 0), (3, 0), (0, 3, 1), (9, 9, 9), (10, 2), (10,), ()])
+@pytest.mark.parametrize("num", [0, 1, 2, 7, 32])
+def test_many_parts_at_once_go_where_they_would_one_by_one(loads: tuple[int, ...], num: int) -> None:
+    scheduler = Desk(num_workers=len(loads)).scheduler
+    scheduler.depth = 10
+    for worker, load in zip(scheduler._workers.values(), loads, strict=True):
+        worker.num_parts = load
+    chosen = [worker.index for worker in scheduler._choose(num)]
+    expected = []
+    while len(expected) < num and (worker := scheduler._least_loaded()) is not None:
+        expected.append(worker.index)
+        worker.num_parts += 1
+    assert chosen == expected
