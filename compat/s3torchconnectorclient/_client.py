@@ -267,4 +267,4 @@ def _requests_for(gbps: float) -> int:
 
 
 def join_all_managed_threads(timeout_secs: float) -> None:
-    """Waits for the threads of all clients, of which there are none."""
+    """Waits for the threads of all clients, of which there are none; that of a writer ends with it."""

@@ -57,7 +57,7 @@ class UnderWay:
         self._orders: SimpleQueue[bool] = SimpleQueue()
         """Tells the thread that the loop is its own now, or that it is to end."""
         self._returns: SimpleQueue[None] = SimpleQueue()
-        """By which it gives the loop back."""
+        """Wakes who waits for the loop."""
         self._is_left = False
         """Whether the thread has the loop."""
         self._is_wanted = False
@@ -96,13 +96,12 @@ class UnderWay:
     def leave(self, operations: Iterable[Operation[None]]) -> None:
         """Has the thread begin operations, and go on with all that is under way until the next call."""
         with self._lock:
-            if self._is_left and self._returns.empty():
+            if self._is_left:
                 # If the thread gives the loop back at this moment, they wait for the next call.
                 self._todo.extend(operations)
                 assert self._loop is not None
                 self._loop.wake()
                 return
-            self._take_over()
             self._todo.extend(operations)
             if self._error is not None or not (self._todo or self._operations):
                 return
@@ -110,7 +109,7 @@ class UnderWay:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._help, name="s3dlio-parts", daemon=True)
                 self._thread.start()
-            self._is_left = True
+            self._is_left, self._is_wanted = True, False
             self._orders.put(True)
 
     def check(self) -> None:
@@ -170,16 +169,17 @@ class UnderWay:
             except BaseException as error:  # noqa: BLE001 (raised by the next call)
                 # Without the frames that it came through: they hold what is sent.
                 self._error = error.with_traceback(None)
+            self._is_left = False
             self._returns.put(None)
 
     def _take_over(self) -> None:
         """Has the thread give the loop back, for which it waits only as long as it computes."""
-        if self._is_left:
-            self._is_wanted = True
+        self._is_wanted = True
+        # Not by the number of returns: Ctrl-C may come behind one that was taken.
+        while self._is_left:
             assert self._loop is not None
             self._loop.wake()
             self._returns.get()
-            self._is_left = self._is_wanted = False
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
