@@ -19,12 +19,13 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from ..errors import ChecksumMismatchError
 
 _PREFIX: Final = b"\r\nx-amz-checksum-"
-_NUM_BYTES: Final = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
+Algorithm = Literal["crc64nvme", "crc32c", "crc32"]
+_NUM_BYTES: Final[dict[Algorithm, int]] = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
 _is_composite: Final = re.compile(rb"\r\nx-amz-checksum-type:[ \t]*composite").search
 _GOOGLE: Final = b"\r\nx-goog-hash:"
 _google_crc32c: Final = re.compile(rb"\r\nx-goog-hash:(?:[^\r\n]*[ \t,])?crc32c=([^\r\n, \t]*)").finditer
@@ -37,8 +38,7 @@ Sum = Callable[[memoryview, int], int]
 class Checksum(NamedTuple):
     """What a head says of the whole object."""
 
-    algorithm: str
-    """`crc64nvme`, `crc32c` or `crc32`."""
+    algorithm: Algorithm
     value: int
 
 
@@ -60,7 +60,7 @@ def find_checksum(raw: bytes, lower: bytes) -> Checksum | None:
     return None
 
 
-def _read(raw: bytes, span: tuple[int, int] | None, algorithm: str) -> Checksum | None:
+def _read(raw: bytes, span: tuple[int, int] | None, algorithm: Algorithm) -> Checksum | None:
     value = None if span is None else decode(algorithm, raw[span[0] : span[1]])
     return None if value is None else Checksum(algorithm, value)
 
@@ -84,7 +84,7 @@ def find_value(raw: bytes, lower: bytes, algorithm: str) -> tuple[int, int] | No
     return begin + len(text) - len(text.lstrip(b" \t")), begin + len(text.rstrip(b" \t"))
 
 
-def decode(algorithm: str, text: bytes) -> int | None:
+def decode(algorithm: Algorithm, text: bytes) -> int | None:
     """Returns the number that a header's value stands for: big-endian, in base64; None where it is none, as the `...-3` of a composite."""
     try:
         value = binascii.a2b_base64(text, strict_mode=True)

@@ -170,7 +170,7 @@ class Executor:
             end, found = fetch.start + fetch.missing_space, fetch.checksum
             if found is None:
                 return SpaceWanted(part, end, fetch.size, fetch.version)
-            return SpaceWanted(part, end, fetch.size, fetch.version, *found.expected)  # type: ignore[arg-type]
+            return SpaceWanted(part, end, fetch.size, fetch.version, *found.expected)
         del self._fetches[part]
         self.is_urgent |= self._leave_group(part) or fetch.state is not State.DONE
         if fetch.state is State.DONE:
@@ -212,4 +212,4 @@ def _tell(part: int, found: tuple[str | None, Checksum] | S3dlioError | None) ->
     if found is None:
         return SumFound(part)
     version, checksum = found
-    return SumFound(part, version, *checksum)  # type: ignore[arg-type]
+    return SumFound(part, version, *checksum)

@@ -367,8 +367,9 @@ class Grants(Ledger):
             assert end is not None
             algorithm = None if item.whole_sum is None else item.whole_sum.expected.algorithm
             offset, room = slot.start + start, end - start
-            facts = (item.size, part.version, offset, room, -1)
-            command = FetchPart(number, item.store, item.key, start, end, *facts, algorithm)  # type: ignore[arg-type]
+            command = FetchPart(
+                number, item.store, item.key, start, end, item.size, part.version, offset, room, algorithm=algorithm
+            )
         worker.commands.append(command)
 
     def _send_member(self, part: Part, member: Member, worker: Worker) -> None:

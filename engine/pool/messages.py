@@ -6,20 +6,19 @@ the receiver. Arrays instead of objects, integers instead of names as tags: 0.3 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from ..config import Settings
 from ..errors import ErrorInfo
+from ..fetch.checksums import Algorithm
 from ..stores.registry import Spec
 
 _T = TypeVar("_T")
 
 Place = Annotated[int, msgspec.Meta(ge=0)]
 """A position or a length in the segment; a negative one would be read from the segment's end."""
-Algorithm = Literal["crc64nvme", "crc32c", "crc32"]
-"""Of a checksum."""
 
 # Commands: imperative, coordinator to worker.
 
