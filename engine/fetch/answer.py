@@ -183,6 +183,7 @@ class AnswerReceiver(HeadBuffer):
 
     def _take_in_place(self, fetch: Fetch, head: ResponseHead, out: memoryview, num: int) -> bool:
         if not accept_whole(fetch, head):
+            self.phase = _BODY
             accept(fetch, head)
         length = head.length
         assert length is not None
@@ -217,6 +218,8 @@ class AnswerReceiver(HeadBuffer):
             if head.status >= 200:
                 self._head_end = end + 4
                 self._reply = head
+                # Whatever is amiss from here on is this answer's own fault.
+                self.phase = _BODY
                 return self._begin_body(head)
             self._drop_interim(end + 4)
             begin = 0
@@ -287,7 +290,6 @@ class AnswerReceiver(HeadBuffer):
     def _begin_chunks(self, head: ResponseHead, bound: int) -> bool:
         # The head's framing again, and nothing else of it: the parser must not stumble over the rest twice.
         self._chunks = ChunkedBody(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", bound)
-        self.phase = _BODY
         if self._head_used == self._head_end:
             return False
         return self._feed_chunks(bytes(self._head_view[self._head_end : self._head_used])) and self._end_chunks()

@@ -193,7 +193,7 @@ class Connection(AnswerReceiver):
             return False
         if isinstance(error, ConnectFailedError):
             return self._head_used == 0
-        # An answer that came whole, and was refused for what it says, has left the phase behind.
+        # A head that came whole, and is refused for what it says, has left the phase behind.
         return isinstance(error, ProtocolError) and error.status is None and self.phase is _HEAD
 
     def forgive(self) -> None:

@@ -18,19 +18,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from ..errors import ChecksumMismatchError, InvalidRangeError, ObjectChangedError, ProtocolError, S3dlioError
-from ..fetch.checksums import Checksum, raise_mismatch, sum_function
-from ..fetch.crc_combine import combine
+from ..fetch.checksums import Checksum, sum_function
+from ..fetch.delayed import MAX_MISMATCHES
 from ..fetch.request import Fetch, State
 from ..stores.base import Ended, Operation, Store, advance
 from .rooms import ViewFetch, process_rooms
+from .whole_sum import WholeSum
 
 if TYPE_CHECKING:
     from ..config import Settings
     from ..fetch.loop import FetchLoop
     from ..memory.view import BytesView
 
-_MAX_MISMATCHES: Final = 3
-"""As of an object that comes at once."""
 # Before Python 3.12 an attribute of an enum costs as much as a call.
 _WANTS_SPACE: Final = State.WANTS_SPACE
 _DONE: Final = State.DONE
@@ -344,11 +343,7 @@ class PartedRead:
             if sum(part.length for part in self._parts) != len(self.view):
                 self.error = ProtocolError("parts of the object are missing", uri=self.wanted.uri)
             elif self._expected is not None and self._is_whole:
-                try:
-                    self._verify(self._expected, self.view.data)
-                except ChecksumMismatchError as error:
-                    error.uri = self.wanted.uri
-                    self.error = error
+                self.error = self._verify(self._expected, self.view.data)
         if self.error is not None:
             self._fail(loop, self.error)
             return
@@ -357,14 +352,14 @@ class PartedRead:
             process_rooms().note_size(len(self.view or b""))
         self._end(None)
 
-    def _verify(self, expected: Checksum, memory: memoryview) -> None:
-        total = 0
-        for offset, length, value in sorted(self._parts):
+    def _verify(self, expected: Checksum, memory: memoryview) -> ChecksumMismatchError | None:
+        whole = WholeSum(expected)
+        for offset, length, value in self._parts:
             here = sum_function(expected.algorithm)(memory[offset : offset + length], 0) if value is None else value
-            total = combine(expected.algorithm, total, here, length) if offset else here
-        if total != expected.value:
-            raise_mismatch(expected, total)
-        self.is_verified = True
+            whole.add(offset, length, here)
+        error = whole.check(self.wanted.uri)
+        self.is_verified = error is None
+        return error
 
     def _fail(self, loop: FetchLoop, error: S3dlioError) -> None:
         """Ends all requests; begins once more where that may help."""
@@ -373,7 +368,7 @@ class PartedRead:
         self.cancel(loop)
         if isinstance(error, ChecksumMismatchError) and is_in_parts:
             self._mismatches += 1
-            is_again = self._mismatches < _MAX_MISMATCHES
+            is_again = self._mismatches < MAX_MISMATCHES
         else:
             is_pinned = self.wanted.version is not None or self.wanted.size is not None
             is_again = isinstance(error, ObjectChangedError) and is_in_parts and not is_pinned and not self._was_restarted

@@ -354,10 +354,9 @@ class Scheduler(Grants):
             return
         whole.add(part.start, event.received, event.sum)
         if item.num_unfinished == 1 and not item.is_withdrawn and whole.is_complete(item.nbytes):
-            error = whole.check()
+            error = whole.check(item.uri)
             item.is_verified = error is None
             if error is not None:
-                error.uri = item.uri
                 self._fail(item, error)
 
     def _on_sum_found(self, part: Part, event: SumFound) -> None:

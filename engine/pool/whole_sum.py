@@ -29,9 +29,13 @@ class WholeSum:
         """Whether the sums of all parts of an object of `size` bytes are here."""
         return sum(length for _, length, _ in self._parts) == size
 
-    def check(self) -> ChecksumMismatchError | None:
-        """Returns what is to be said of an object whose parts are complete, if they are not the bytes that the store has."""
+    def check(self, uri: str) -> ChecksumMismatchError | None:
+        """Returns what is to be said of the object at `uri`, whose parts are complete, if they are not the bytes that the store has."""
         total = 0
         for start, length, value in sorted(self._parts):
             total = combine(self.expected.algorithm, total, value, length) if start else value
-        return None if total == self.expected.value else mismatch(self.expected, total)
+        if total == self.expected.value:
+            return None
+        error = mismatch(self.expected, total)
+        error.uri = uri
+        return error

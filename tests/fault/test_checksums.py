@@ -174,15 +174,6 @@ def test_i5_a_range_is_never_held_against_the_checksum_of_the_whole(served: Obje
     assert not any("x-amz-checksum-mode" in request.headers for request in served.requests)
 
 
-def test_i5_an_object_read_in_parts_is_unverified(served: ObjectServer) -> None:
-    s3dlio.configure(part_bytes="1MiB", split_above_bytes="1MiB")
-    serve(served, LARGE)
-    with s3dlio.Pool(procs=1, jobs=4, memory_bytes="64MiB") as pool:
-        [(_, view)] = pool.fetch([s3dlio.ObjectRef(URI, len(LARGE), served.etag(PATH).strip('"'))])
-        assert bytes(view) == LARGE
-        assert pool.stats()["unverified"] == 1
-
-
 def test_i5_verification_can_be_switched_off(served: ObjectServer) -> None:
     s3dlio.configure(verify_checksums=False)
     serve(served, SMALL)
