@@ -1,8 +1,8 @@
 """An S3 server that keeps in memory what is put, for the rows of checkpoints: a process of its own, one thread a connection.
 
 Owns: PUT, uploads in parts, GET with ranges and If-Match, HEAD, DELETE. It looks at no signature, as the static server does, and at those
-checksums that a request tells. `GET /bucket/key?crc32` answers with `<CRC-32> <bytes>` in decimals, so that what was written can be
-compared without its client.
+checksums that a request tells: of a body while it comes, of an object from those of its parts, as S3 does. `GET /bucket/key?crc32`
+answers with `<CRC-32> <bytes>` in decimals, so that what was written can be compared without its client.
 
 Not rclone's, because s3torchconnector cannot write to that: asked to begin an upload, it answers with `<InitiateMultipartUpload>` where S3
 says `<InitiateMultipartUploadResult>`; the AWS CRT finds no upload id there, and breaks off with "Request has already completed". And not
@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree as ET
@@ -27,7 +27,28 @@ import numpy as np
 from awscrt import checksums
 
 _MAX_HEAD_BYTES = 64 << 10
-_SUMS = {"x-amz-checksum-crc64nvme": (checksums.crc64nvme, 8), "x-amz-checksum-crc32c": (checksums.crc32c, 4)}
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A checksum that a request may tell."""
+
+    add: Callable[[memoryview, int], int]
+    """Goes on with the sum of what came before."""
+    combine: Callable[[int, int, int], int]
+    """Returns the sum of a followed by b, from both sums and the bytes of b."""
+    num_bytes: int
+
+    def is_told(self, text: str, value: int) -> bool:
+        """Whether a header says so."""
+        return text == base64.b64encode(value.to_bytes(self.num_bytes, "big")).decode()
+
+
+_SUMS = {
+    "x-amz-checksum-crc64nvme": Sum(checksums.crc64nvme, checksums.combine_crc64nvme, 8),
+    "x-amz-checksum-crc32c": Sum(checksums.crc32c, checksums.combine_crc32c, 4),
+}
+"""By the header that tells it."""
 
 
 @dataclass
@@ -41,6 +62,8 @@ class Request:
     headers: dict[str, str]
     """By lower-case name."""
     body: memoryview
+    sums: dict[str, int]
+    """Of the body: those that the headers tell."""
 
 
 @dataclass
@@ -58,6 +81,8 @@ class Kept:
 
     pieces: list[memoryview]
     etag: str
+    sums: dict[str, int]
+    """Those that were told with it."""
 
     @property
     def size(self) -> int:
@@ -84,16 +109,12 @@ class Keeper:
 
     def answer(self, request: Request) -> Answer:
         """Carries one request out."""
-        if (
-            request.method in ("PUT", "POST")
-            and not _is_as_told(request.headers, [request.body])
-            and "uploadId" not in request.query
-        ):
+        if request.method == "PUT" and not _is_as_told(request.headers, request.sums):
             return _refusal(400, "BadDigest")
         if "uploads" in request.query or "uploadId" in request.query:
             return self._answer_upload(request)
         if request.method == "PUT":
-            kept = self._objects[request.path] = self._keep([request.body])
+            kept = self._objects[request.path] = self._keep([request.body], request.sums)
             return Answer(200, {"ETag": kept.etag})
         if request.method == "DELETE":
             self._objects.pop(request.path, None)
@@ -113,9 +134,7 @@ class Keeper:
         if parts is None:
             return _refusal(404, "NoSuchUpload")
         if request.method == "PUT":
-            if not _is_as_told(request.headers, [request.body]):
-                return _refusal(400, "BadDigest")
-            part = parts[int(request.query["partNumber"])] = self._keep([request.body])
+            part = parts[int(request.query["partNumber"])] = self._keep([request.body], request.sums)
             return Answer(200, {"ETag": part.etag})
         if request.method == "POST":
             return self._complete(request, parts)
@@ -126,21 +145,22 @@ class Keeper:
         """Makes an object of the parts that the request lists, in its order."""
         root = ET.fromstring(bytes(request.body))
         space = root.tag[: root.tag.rfind("}") + 1]
-        pieces: list[memoryview] = []
+        listed: list[Kept] = []
         for part in root.iterfind(f"{space}Part"):
             found = parts.get(int(part.findtext(f"{space}PartNumber") or 0))
             # With its quotes or without, as S3 takes both.
             if found is None or (part.findtext(f"{space}ETag") or "").strip('"') != found.etag.strip('"'):
                 return _refusal(400, "InvalidPart")
-            pieces += found.pieces
-        if not _is_as_told(request.headers, pieces):
+            listed.append(found)
+        sums = {name: _combined(listed, name) for name in _SUMS if name in request.headers}
+        if not _is_as_told(request.headers, sums):
             return _refusal(400, "BadDigest")
-        kept = self._objects[request.path] = self._keep(pieces)
+        kept = self._objects[request.path] = self._keep([piece for part in listed for piece in part.pieces], sums)
         del self._uploads[request.query["uploadId"]]
         return _document("CompleteMultipartUploadResult", f"<ETag>{kept.etag}</ETag>")
 
-    def _keep(self, pieces: list[memoryview]) -> Kept:
-        return Kept(pieces, f'"{next(self._numbers):032x}"')
+    def _keep(self, pieces: list[memoryview], sums: dict[str, int]) -> Kept:
+        return Kept(pieces, f'"{next(self._numbers):032x}"', sums)
 
 
 def _read(found: Kept, request: Request) -> Answer:
@@ -168,15 +188,19 @@ def _crc32(found: Kept) -> Answer:
     return Answer(200, body=[memoryview(f"{crc} {found.size}".encode())])
 
 
-def _is_as_told(headers: dict[str, str], pieces: list[memoryview]) -> bool:
-    for name, (function, num_bytes) in _SUMS.items():
-        if name in headers:
-            value = 0
-            for piece in pieces:
-                value = function(piece, value)
-            if headers[name] != base64.b64encode(value.to_bytes(num_bytes, "big")).decode():
-                return False
-    return True
+def _combined(parts: list[Kept], name: str) -> int:
+    """Returns the checksum of all parts; of one that came without it, it is taken now."""
+    of, total = _SUMS[name], 0
+    for part in parts:
+        value = part.sums.get(name)
+        if value is None:
+            value = of.add(part.pieces[0], 0)
+        total = of.combine(total, value, part.size)
+    return total
+
+
+def _is_as_told(headers: dict[str, str], sums: dict[str, int]) -> bool:
+    return all(_SUMS[name].is_told(headers[name], value) for name, value in sums.items())
 
 
 def _document(root: str, inside: str) -> Answer:
@@ -219,14 +243,18 @@ def _receive(connection: socket.socket, held: bytes) -> tuple[Request | None, by
     rest = held[end + 4 :]
     filled = min(len(rest), len(body))
     body[:filled] = rest[:filled]
+    sums = {name: of.add(body[:filled], 0) for name, of in _SUMS.items() if name in headers}
     while filled < len(body):
         received = connection.recv_into(body[filled:])
         if not received:
             return None, b""
+        # At once, while the bytes are still in the cache.
+        for name, value in sums.items():
+            sums[name] = _SUMS[name].add(body[filled : filled + received], value)
         filled += received
     parts = urlsplit(target)
     query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    return Request(method, unquote(parts.path), query, headers, body), rest[len(body) :]
+    return Request(method, unquote(parts.path), query, headers, body, sums), rest[len(body) :]
 
 
 def _send(connection: socket.socket, answer: Answer, *, is_head: bool) -> None:
