@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
+import importlib.util
 import inspect
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +31,37 @@ def signature(found: Any) -> list[list[Any]]:
         [one.name, one.kind.name, None if one.default is inspect.Parameter.empty else repr(one.default)]
         for one in inspect.signature(found).parameters.values()
     ]
+
+
+def names_defined_in(source: str) -> list[str]:
+    """The public classes, functions and constants of a module, but for its logger; it is not run."""
+    found = []
+    for one in ast.parse(source).body:
+        if isinstance(one, (ast.ClassDef, ast.FunctionDef)):
+            found.append(one.name)
+        elif isinstance(one, (ast.Assign, ast.AnnAssign)):
+            targets = one.targets if isinstance(one, ast.Assign) else [one.target]
+            found += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in found if not name.startswith("_") and name not in ("log", "logger")]
+
+
+@same()
+def test_every_module_is_there_with_all_that_it_defines(side: Side) -> Any:
+    looked_at, missing = [], []
+    for package in ("s3torchconnector", "s3torchconnectorclient"):
+        [folder] = importlib.util.find_spec(package).submodule_search_locations or []
+        for path in sorted([*Path(folder).rglob("*.py"), *Path(folder).rglob("*.pyi")]):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            try:
+                module = side.module(name)
+            except ImportError as error:
+                missing.append(f"{name}: {error}")
+                continue
+            looked_at.append(name)
+            missing += [f"{name}.{one}" for one in names_defined_in(path.read_text()) if not hasattr(module, one)]
+    assert len(looked_at) > 25
+    return [one for one in missing if "'lightning'" not in one]
 
 
 @same()
