@@ -6,7 +6,7 @@ A data set makes its readers as upstream does, through `S3Client.get_object`; on
   ahead at most; what nobody reads is dropped.
 * Long objects, ranges, and whoever reads against the order of the listing get the client's own stream. So does everything where
   somebody put another `_get_object_stream` in the place of the client's.
-* An object is read as it is when its turn comes: what the listing said of it may be old.
+* An object is read as it is when it is fetched: what the listing said of it may be old. One that was not there then is asked for again.
 * Readers of one data set may be used in several threads, as upstream's. A pickle reads for itself; so does a forked child.
 """
 
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 from torch.utils.data import get_worker_info
 
 from s3dlio.engine.config import settings
-from s3dlio.engine.errors import ObjectChangedError, S3dlioError
+from s3dlio.engine.errors import NotFoundError, ObjectChangedError, S3dlioError
 from s3dlio.engine.memory.limits import default_memory_bytes
 from s3dlio.engine.memory.view import BytesView
 from s3dlio.engine.pool.ahead import Ahead
@@ -196,6 +196,11 @@ class _Shared:
         except (LookupError, ObjectChangedError):
             # Its turn is over, or it is forgotten, or not what the listing said any more.
             return None
+        except NotFoundError:
+            if number == requests.begin:
+                raise
+            # It was asked for before its turn, and may be there by now.
+            return None
         if info is None:
             self._last_bytes = len(view)
         return view
@@ -351,6 +356,12 @@ class _Stream:
     def tell(self) -> int:
         """Returns where in the object the next chunk begins."""
         return self._position
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the object; None before some have come."""
+        source = self._source
+        return len(source) if isinstance(source, BytesView) else None if source is None else source.size
 
     def prefetch(self) -> None:
         """Fetches what the next chunk is of.

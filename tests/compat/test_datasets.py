@@ -526,7 +526,7 @@ def test_an_error_comes_at_its_place_and_only_there(server: ListedServer, kind: 
     keys = server.fill(6)
     samples = iter(list(kind.from_prefix(PREFIX, region=REGION)))
     for number in (2, 3):
-        server.faults[f"/{BUCKET}/{keys[number]}"] = [s3_error(404, "NoSuchKey")]
+        server.faults[f"/{BUCKET}/{keys[number]}"] = [s3_error(404, "NoSuchKey")] * 2
     found = []
     for reader in samples:
         try:

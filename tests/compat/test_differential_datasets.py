@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -429,3 +430,15 @@ def test_what_datasets_log(side: Side) -> Any:
         list(side.top.S3MapDataset.from_prefix(side.uri("train/00"), region=side.region, transform=key_and_bytes))
         list(side.top.S3IterableDataset.from_objects([side.uri("train/00")], region=side.region, transform=asked))
     return [lines, deep]
+
+
+@same({"new/1": b"one"})
+def test_an_object_that_is_written_before_its_turn_is_read(side: Side) -> Any:
+    uris = [side.uri(f"new/{number}") for number in (1, 2, 3)]
+    items = iter(side.top.S3IterableDataset.from_objects(uris, region=side.region))
+    found = [next(items).read()]
+    # So that whoever fetches ahead has been told that there is none.
+    time.sleep(0.5)  # noqa: TID251 (from without there is nothing to wait for)
+    with side.new_client().put_object(side.bucket, "new/2") as writer:
+        writer.write(b"two")
+    return [*found, next(items).read(), side.tried(lambda: next(items).read())]
