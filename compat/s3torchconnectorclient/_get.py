@@ -56,6 +56,8 @@ class GetObjectStream:
         self.key = place.key
         self._client = client
         self._place = place
+        self.part: tuple[int, int | None] = (0, None)
+        """First byte, and one past the last, of what its reader takes for the whole object."""
         self._position = start
         self._end = end
         """Where the last chunk ends; None for the end of the object, as long as nobody has said where that is."""
@@ -124,6 +126,14 @@ class GetObjectStream:
     def version(self) -> str | None:
         """The version of the object that the bytes are of; None before they have come, or where the store has none."""
         return self._version
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of what its reader takes for the whole object; None before some have come."""
+        if self._size is None:
+            return None
+        start, end = self.part
+        return max(0, (self._size if end is None else min(end, self._size)) - start)
 
     @property
     def _is_over(self) -> bool:

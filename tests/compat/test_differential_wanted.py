@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -300,6 +301,36 @@ def other_schemes(side: Side) -> Any:
         ]
 
 
+def an_object_that_changes_after_others_were_read(side: Side) -> Any:
+    client = side.new_client()
+    items = iter(side.top.S3IterableDataset.from_prefix(side.uri("train/"), region=side.region))
+    found = [next(items).read()]
+    # So that whoever fetches ahead has done it.
+    time.sleep(0.5)  # noqa: TID251 (from without there is nothing to wait for)
+    client.delete_object(side.bucket, "train/2")
+    return [*found, side.tried(lambda: next(items).read())]
+
+
+def an_object_that_grew_since_it_was_listed(side: Side) -> Any:
+    client = side.new_client()
+    found = []
+    for constructor in (side.top.S3ReaderConstructor.sequential(), side.top.S3ReaderConstructor.range_based()):
+        with client.put_object(side.bucket, "train/1") as writer:
+            writer.write(b"one")
+        dataset = side.top.S3MapDataset.from_prefix(
+            side.uri("train/"), region=side.region, reader_constructor=constructor
+        )
+        found.append(len(dataset))
+        with client.put_object(side.bucket, "train/1") as writer:
+            writer.write(b"longer")
+        reader = dataset[0]
+        found.append(reader.seek(0, 2))
+        reader.seek(0)
+        found.append(b"".join(iter(lambda reader=reader: reader.read(3), b"")))
+        found.append([dataset[0].read(), b"".join(dataset[0]), dataset[0].readinto(bytearray(9))])
+    return found
+
+
 @dataclass(frozen=True)
 class Difference:
     """One of them."""
@@ -478,6 +509,18 @@ DIFFERENCES = [
         "All stores of the engine, by the same classes.",
         [ONLY_S3, ONLY_S3],
         [["b'a file'"], ["gs://b", "k"]],
+    ),
+    Difference(
+        an_object_that_changes_after_others_were_read,
+        "What was fetched ahead is read as it was then.",
+        ["b'one'", ["raised", "S3Exception", "Service error: The key does not exist"]],
+        ["b'one'", "b'two'"],
+    ),
+    Difference(
+        an_object_that_grew_since_it_was_listed,
+        "An object is read to its end, whatever an old listing said of it.",
+        [2, 3, "b'lon'", ["b'longer'", "b'longer'", 6], 2, 3, "b'lon'", ["b'lon'", "b'lon'", 3]],
+        [2, 3, "b'longer'", ["b'longer'", "b'longer'", 6]] * 2,
     ),
 ]
 

@@ -46,4 +46,7 @@ class Window:
         """Returns the bytes [start, end) of the part."""
         first = self._start + (start or 0)
         last = self._end if end is None else self._start + end
-        return self._get_stream(first, last if self._end is None or last is None else min(last, self._end))
+        stream = self._get_stream(first, last if self._end is None or last is None else min(last, self._end))
+        if isinstance(stream, GetObjectStream):
+            stream.part = self._start, self._end
+        return stream

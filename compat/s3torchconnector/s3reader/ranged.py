@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from s3dlio.engine.memory.view import BytesView
 
+from ...s3torchconnectorclient import S3Exception
 from ._arguments import check_size, room_in
 from ._buffered import BufferedS3Reader
 from ._streams import OneVersion, name_of
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 DEFAULT_BUFFER_SIZE: Final = 8 * 1024 * 1024
 _LINES_BUFFER_BYTES: Final = 64 * 1024
 """What is asked for at once where lines are read without a buffer: a request for each would cost far more than these bytes."""
+
+
+class _OtherSizeError(Exception):
+    """The object is longer or shorter than was thought; what is asked for has to be reckoned again."""
 
 
 class RangedS3Reader(BufferedS3Reader):
@@ -51,6 +56,8 @@ class RangedS3Reader(BufferedS3Reader):
         super().__init__(bucket, key, get_object_info, get_stream)
         self._buffer_size = DEFAULT_BUFFER_SIZE if buffer_size is None else operator.index(buffer_size)
         self._version = OneVersion(name_of(bucket, key))
+        self._is_sure = False
+        """Whether the store has confirmed the size, which may be that of an old listing."""
         self._buffer: Any = b""
         """What the last request that was buffered brought, as it came."""
         self._buffer_start = 0
@@ -60,11 +67,7 @@ class RangedS3Reader(BufferedS3Reader):
         check_size(size)
         if self._position_at_end():
             return b""
-        start, end = self._range(size)
-        if start >= end:
-            return b""
-        pieces = self._fetch(start, end)
-        self._position = end
+        start, pieces = self._take(size)
         is_whole = start == 0 and (size is None or size < 0)
         if is_whole and len(pieces) == 1 and isinstance(pieces[0], BytesView):
             return pieces[0]
@@ -80,14 +83,10 @@ class RangedS3Reader(BufferedS3Reader):
         room = room_in(buf)
         if self._position_at_end() or not room:
             return 0
-        start, end = self._range(len(room))
-        if start >= end:
-            return 0
         filled = 0
-        for piece in self._fetch(start, end):
+        for piece in self._take(len(room))[1]:
             room[filled : filled + len(piece)] = memoryview(piece)
             filled += len(piece)
-        self._position = end
         return filled
 
     def _reach(self, offset: int) -> int:
@@ -98,14 +97,25 @@ class RangedS3Reader(BufferedS3Reader):
         if start >= self._get_size():
             return memoryview(b"")
         if not self._buffer_start <= start < self._buffer_end:
-            self._fill_buffer(start, max(self._buffer_size, _LINES_BUFFER_BYTES))
+            nbytes = max(self._buffer_size, _LINES_BUFFER_BYTES)
+            try:
+                self._fill_buffer(start, nbytes)
+            except _OtherSizeError:
+                return self._window()
         return memoryview(self._buffer)[start - self._buffer_start :]
 
-    def _range(self, size: int | None) -> tuple[int, int]:
-        """Returns where the next `size` bytes are: those of them that the object has."""
-        total = self._get_size()
-        start = self._position
-        return start, total if size is None or size < 0 else min(start + size, total)
+    def _take(self, size: int | None) -> tuple[int, list[Any]]:
+        """Moves over the next `size` bytes, those of them that the object has; returns where they begin, and them, in pieces."""
+        start, total = self._position, self._get_size()
+        end = total if size is None or size < 0 else min(start + size, total)
+        if start >= end:
+            return start, []
+        try:
+            pieces = self._fetch(start, end)
+        except _OtherSizeError:
+            return self._take(size)
+        self._position = end
+        return start, pieces
 
     def _fetch(self, start: int, end: int) -> list[Any]:
         """Returns the bytes in `[start, end)`, of which there are some, in one or two pieces."""
@@ -115,7 +125,7 @@ class RangedS3Reader(BufferedS3Reader):
             start = self._buffer_end
         if start < end:
             if end - start >= self._buffer_size:
-                pieces.append(self._version.read(self._get_stream(start, end), start, end))
+                pieces.append(self._ask(start, end))
             else:
                 self._fill_buffer(start, self._buffer_size)
                 pieces.append(self._buffered(start, end))
@@ -123,8 +133,32 @@ class RangedS3Reader(BufferedS3Reader):
 
     def _fill_buffer(self, start: int, nbytes: int) -> None:
         end = min(start + nbytes, self._get_size())
-        self._buffer = self._version.read(self._get_stream(start, end), start, end)
+        self._buffer = self._ask(start, end)
         self._buffer_start, self._buffer_end = start, end
+
+    def _ask(self, start: int, end: int) -> Any:
+        stream = self._get_stream(start, end)
+        try:
+            data = self._version.read(stream, start, end)
+        except S3Exception:
+            self._check_size(stream)
+            raise
+        self._check_size(stream)
+        return data
+
+    def _check_size(self, stream: Any) -> None:
+        """Takes over the size that the first answer says.
+
+        Raises:
+            _OtherSizeError: It is not what a listing said.
+        """
+        size = getattr(stream, "size", None)
+        if self._is_sure or size is None:
+            return
+        self._is_sure = True
+        if size != self._size:
+            self._size = size
+            raise _OtherSizeError
 
     def _buffered(self, start: int, end: int) -> Any:
         """Returns what the buffer has of `[start, end)`: all of it as it came, a piece as a memoryview."""

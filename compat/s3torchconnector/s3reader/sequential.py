@@ -131,6 +131,9 @@ class SequentialS3Reader(BufferedS3Reader):
             is_last = piece is None
         if piece is not None:
             self._pieces.append(piece)
+            if self._size is not None:
+                # What a listing said may be old.
+                self._size = getattr(stream, "size", None) or self._size
         if is_last:
             self._is_complete = True
             self._size = self._pieces.nbytes
